@@ -1,0 +1,144 @@
+package v1alpha1
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The annotations that a user writes on a pod.
+const (
+	// AnnotationFailover set to "true" protects the pod.
+	AnnotationFailover = "lifeboat.dev/failover"
+	// AnnotationInterval is the time between two checkpoints, as "30s".
+	AnnotationInterval = "lifeboat.dev/interval"
+	// AnnotationReplicas is how many nodes beside the pod's own must hold a
+	// generation before it counts as durable.
+	AnnotationReplicas = "lifeboat.dev/replicas"
+	// AnnotationVolumes says what a writable persistent volume means for a
+	// failover: "protect" starts the pod cold, "ignore" restores its memory.
+	AnnotationVolumes = "lifeboat.dev/volumes"
+
+	annotationPrefix = "lifeboat.dev/"
+)
+
+const (
+	// SchedulerName is the scheduler profile that places protected pods.
+	SchedulerName = "lifeboat-scheduler"
+	// RuntimeClassName is the RuntimeClass, and RuntimeHandler the handler in
+	// containerd's configuration, that start and restore protected pods.
+	RuntimeClassName = "lifeboat"
+	RuntimeHandler   = "lifeboat"
+	// SystemNamespace is where Lifeboat's own pods and Secrets are.
+	SystemNamespace = "lifeboat-system"
+)
+
+// Volumes says what a writable persistent volume means for a failover.
+type Volumes string
+
+// The values of AnnotationVolumes.
+const (
+	VolumesProtect Volumes = "protect"
+	VolumesIgnore  Volumes = "ignore"
+)
+
+// Bounds and defaults of the annotations.
+const (
+	DefaultInterval = 30 * time.Second
+	MinInterval     = time.Second
+	MaxInterval     = 24 * time.Hour
+	DefaultReplicas = 1
+	MaxReplicas     = 8
+)
+
+// Protection is what a pod's annotations ask for.
+type Protection struct {
+	// Protected is whether the pod opted in.
+	Protected bool
+	Interval  time.Duration
+	Replicas  int
+	Volumes   Volumes
+}
+
+// AnnotationError is an annotation whose value is not allowed.
+type AnnotationError struct {
+	Key, Value, Allowed string
+}
+
+func (e *AnnotationError) Error() string {
+	return fmt.Sprintf("annotation %s: %q is not allowed; use %s", e.Key, e.Value, e.Allowed)
+}
+
+// AnnotationErrors are all wrong annotations of one pod, sorted by key.
+type AnnotationErrors []*AnnotationError
+
+func (es AnnotationErrors) Error() string {
+	texts := make([]string, len(es))
+	for i, e := range es {
+		texts[i] = e.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// parsers has one entry for each annotation: what is allowed, and how a value
+// is read into a Protection. A parser returns false for a value that is not allowed.
+var parsers = map[string]struct {
+	allowed string
+	parse   func(value string, p *Protection) bool
+}{
+	AnnotationFailover: {`"true" or "false"`, func(v string, p *Protection) bool {
+		p.Protected = v == "true"
+		return v == "true" || v == "false"
+	}},
+	AnnotationInterval: {fmt.Sprintf("a duration from %s to %s, as %q", MinInterval, MaxInterval, DefaultInterval), func(v string, p *Protection) bool {
+		d, err := time.ParseDuration(v)
+		p.Interval = d
+		return err == nil && d >= MinInterval && d <= MaxInterval
+	}},
+	AnnotationReplicas: {fmt.Sprintf("a whole number from 1 to %d", MaxReplicas), func(v string, p *Protection) bool {
+		n, err := strconv.Atoi(v)
+		p.Replicas = n
+		return err == nil && n >= 1 && n <= MaxReplicas
+	}},
+	AnnotationVolumes: {fmt.Sprintf("%q or %q", VolumesProtect, VolumesIgnore), func(v string, p *Protection) bool {
+		p.Volumes = Volumes(v)
+		return p.Volumes == VolumesProtect || p.Volumes == VolumesIgnore
+	}},
+}
+
+// ParseAnnotations reads what a pod's annotations ask for. Where a value or a
+// key under lifeboat.dev/ is not allowed it returns AnnotationErrors that name
+// each one, and a Protection that must not be used.
+func ParseAnnotations(annotations map[string]string) (Protection, error) {
+	p := Protection{Interval: DefaultInterval, Replicas: DefaultReplicas, Volumes: VolumesProtect}
+	var errs AnnotationErrors
+	for key, value := range annotations {
+		if !strings.HasPrefix(key, annotationPrefix) {
+			continue
+		}
+		parser, known := parsers[key]
+		if !known {
+			errs = append(errs, &AnnotationError{key, value, "one of the keys " + strings.Join(annotationKeys(), ", ")})
+			continue
+		}
+		if !parser.parse(value, &p) {
+			errs = append(errs, &AnnotationError{key, value, parser.allowed})
+		}
+	}
+	if len(errs) > 0 {
+		sort.Slice(errs, func(i, j int) bool { return errs[i].Key < errs[j].Key })
+		return p, errs
+	}
+	return p, nil
+}
+
+func annotationKeys() []string {
+	keys := make([]string, 0, len(parsers))
+	for key := range parsers {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}

@@ -1,0 +1,103 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Checkpoint summarises the checkpoints of one protected pod. It has the pod's
+// name and namespace. The checkpointer on the pod's node is its only writer.
+// It is a summary, patched at a bounded rate: which generation is newest and
+// durable is asked of the holders when a pod is recovered.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=cp
+// +kubebuilder:printcolumn:name="PROTECTED",type=string,JSONPath=`.status.conditions[?(@.type=="Protected")].status`
+// +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.status.conditions[?(@.type=="Protected")].reason`
+// +kubebuilder:printcolumn:name="GEN",type=integer,JSONPath=`.status.generation`
+// +kubebuilder:printcolumn:name="PAUSE",type=string,JSONPath=`.status.pause`
+// +kubebuilder:printcolumn:name="SIZE",type=string,JSONPath=`.status.size`
+// +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.status.takenAt`
+type Checkpoint struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   CheckpointSpec   `json:"spec"`
+	Status CheckpointStatus `json:"status,omitempty"`
+}
+
+// CheckpointSpec names the pod whose checkpoints are summarised.
+type CheckpointSpec struct {
+	// PodUID is the UID of the protected pod.
+	PodUID types.UID `json:"podUID"`
+	// NodeName is the node that the pod runs on.
+	NodeName string `json:"nodeName"`
+}
+
+// CheckpointStatus is the newest durable generation and the pod's protection.
+type CheckpointStatus struct {
+	// Generation is the newest durable generation; 0 means that there is none yet.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// Epoch is the epoch that the pod runs in.
+	// +optional
+	Epoch int64 `json:"epoch,omitempty"`
+	// TakenAt is when the pod was paused for Generation.
+	// +optional
+	TakenAt *metav1.MicroTime `json:"takenAt,omitempty"`
+	// DurableAt is when the last required holder had acknowledged Generation.
+	// +optional
+	DurableAt *metav1.MicroTime `json:"durableAt,omitempty"`
+	// PauseSeconds is how long the pod's processes were stopped for Generation.
+	// +optional
+	PauseSeconds float64 `json:"pauseSeconds,omitempty"`
+	// Pause is PauseSeconds for people, as "27ms".
+	// +optional
+	Pause string `json:"pause,omitempty"`
+	// Bytes is the size of the pod's captured state: process images and file changes.
+	// +optional
+	Bytes int64 `json:"bytes,omitempty"`
+	// NewBytes is what Generation added to the store, after deduplication and compression.
+	// +optional
+	NewBytes int64 `json:"newBytes,omitempty"`
+	// Size is Bytes for people, as "12Mi".
+	// +optional
+	Size string `json:"size,omitempty"`
+	// Holders are the nodes that have a durable copy of Generation.
+	// +optional
+	Holders []string `json:"holders,omitempty"`
+	// Conditions has one of type Protected: True when Generation would be
+	// restored after a node loss, else False with a reason that says why not.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ConditionProtected is the type of a Checkpoint's only condition.
+const ConditionProtected = "Protected"
+
+// Reasons of the Protected condition.
+const (
+	ReasonProtected          = "Protected"          // True: a durable generation exists
+	ReasonFirstCheckpoint    = "FirstCheckpoint"    // False: no generation is durable yet
+	ReasonNotRunning         = "NotRunning"         // False: not every container of the pod runs
+	ReasonInvalidAnnotation  = "InvalidAnnotation"  // False: an annotation's value is not allowed
+	ReasonNotAdmitted        = "NotAdmitted"        // False: the pod lacks Lifeboat's runtime class
+	ReasonNotCheckpointable  = "NotCheckpointable"  // False: CRIU cannot dump the pod
+	ReasonWritableVolume     = "WritableVolume"     // False: a writable persistent volume; see the volumes annotation
+	ReasonTooFewHolders      = "TooFewHolders"      // False: fewer nodes hold a copy than the replicas annotation asks for
+	ReasonCheckpointFailed   = "CheckpointFailed"   // False: the last checkpoints failed
+	ReasonCheckpointOutdated = "CheckpointOutdated" // False: the newest durable generation is older than three intervals
+)
+
+// CheckpointList is a list of Checkpoints.
+//
+// +kubebuilder:object:root=true
+type CheckpointList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Checkpoint `json:"items"`
+}

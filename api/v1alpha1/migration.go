@@ -1,0 +1,261 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Migration records one move of one pod: a failover after the loss of its
+// node, or a planned move. Its spec never changes. Its status has three parts
+// with one writer each: the plugin writes claim, the checkpointer on the target
+// node writes restore, the watcher writes the rest.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=mig
+// +kubebuilder:printcolumn:name="POD",type=string,JSONPath=`.spec.pod.name`
+// +kubebuilder:printcolumn:name="FROM",type=string,JSONPath=`.spec.sourceNode`
+// +kubebuilder:printcolumn:name="TO",type=string,JSONPath=`.status.claim.nodeName`
+// +kubebuilder:printcolumn:name="PHASE",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="RESULT",type=string,JSONPath=`.status.result`
+// +kubebuilder:printcolumn:name="RTO",type=string,JSONPath=`.status.rto`
+// +kubebuilder:printcolumn:name="RPO",type=string,JSONPath=`.status.rpo`
+// +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
+type Migration struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   MigrationSpec   `json:"spec"`
+	Status MigrationStatus `json:"status,omitempty"`
+}
+
+// MigrationSpec says which pod moves, from where, and why.
+//
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a Migration's spec is a record and cannot be changed; create a new Migration instead"
+type MigrationSpec struct {
+	// Pod is the pod that moves.
+	Pod PodIdentity `json:"pod"`
+	// SourceNode is the node that the pod ran on.
+	SourceNode string `json:"sourceNode"`
+	// Strategy is how the pod moves.
+	Strategy Strategy `json:"strategy"`
+	// Reason is why the pod moves.
+	Reason MigrationReason `json:"reason"`
+	// Epoch is the epoch that the pod runs in after the move. What carries a
+	// lower epoch may not run.
+	// +kubebuilder:validation:Minimum=1
+	Epoch int64 `json:"epoch"`
+	// LostAt is the last moment at which the source node was known to be alive.
+	// RTO and RPO count from it.
+	LostAt metav1.MicroTime `json:"lostAt"`
+}
+
+// PodIdentity names one pod, and the owner whose next pod takes its place.
+type PodIdentity struct {
+	// Name of the pod. Its namespace is the Migration's.
+	Name string `json:"name"`
+	// UID of the pod.
+	UID types.UID `json:"uid"`
+	// OwnerKind is the kind of the pod's controller, empty for a bare pod.
+	// +optional
+	OwnerKind string `json:"ownerKind,omitempty"`
+	// OwnerName is the name of the pod's controller.
+	// +optional
+	OwnerName string `json:"ownerName,omitempty"`
+	// OwnerUID is the UID of the pod's controller.
+	// +optional
+	OwnerUID types.UID `json:"ownerUID,omitempty"`
+}
+
+// Strategy is how a pod moves.
+//
+// +kubebuilder:validation:Enum=Failover;Cold;Warm;Live;Application
+type Strategy string
+
+// StrategyFailover restores the newest durable generation: the source is gone.
+const StrategyFailover Strategy = "Failover"
+
+// MigrationReason is why a pod moves.
+//
+// +kubebuilder:validation:Enum=NodeLost
+type MigrationReason string
+
+// MigrationNodeLost means that the pod's node was declared lost and fenced.
+const MigrationNodeLost MigrationReason = "NodeLost"
+
+// Phase is the last step that a Migration has completed. The steps come in
+// this order; none is skipped, but a pod that is already gone is Deleted at once.
+//
+// +kubebuilder:validation:Enum=Detected;Fenced;Deleted;Created;Scheduled;Restoring;Ready
+type Phase string
+
+// The phases of a Migration.
+const (
+	PhaseDetected  Phase = "Detected"  // the loss was noticed and declared
+	PhaseFenced    Phase = "Fenced"    // the old copy cannot run any more
+	PhaseDeleted   Phase = "Deleted"   // the old pod is gone from the API
+	PhaseCreated   Phase = "Created"   // its successor exists
+	PhaseScheduled Phase = "Scheduled" // its successor has claimed the Migration and has a node
+	PhaseRestoring Phase = "Restoring" // the runtime on that node asked for the checkpoint
+	PhaseReady     Phase = "Ready"     // the successor is Ready
+)
+
+// Result is what became of a Migration. It is empty while the Migration is open.
+//
+// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed
+type Result string
+
+// The results of a Migration.
+const (
+	ResultRestored    Result = "Restored"    // every container of the pod came back from the checkpoint
+	ResultColdStarted Result = "ColdStarted" // the pod runs, but at least one container started anew
+	ResultFailed      Result = "Failed"      // no successor became Ready
+)
+
+// Reasons of a result other than Restored, in MigrationStatus.Reason.
+const (
+	ReasonNoCheckpoint      = "NoCheckpoint"      // no generation of the pod is held anywhere
+	ReasonCheckpointDamaged = "CheckpointDamaged" // every held generation failed verification
+	ReasonRestoreFailed     = "RestoreFailed"     // CRIU or runc could not restore
+	ReasonNoCompatibleNode  = "NoCompatibleNode"  // no node can run the restore
+	ReasonNotAsked          = "NotAsked"          // the successor started without asking for its checkpoint
+	ReasonWritableVolumes   = "WritableVolume"    // memory must not meet a newer disk
+	ReasonSpecChanged       = "SpecChanged"       // the successor's containers differ from the checkpointed ones
+	ReasonNotReady          = "NotReady"          // the successor did not become Ready in time
+	ReasonPodReplaced       = "PodReplaced"       // the successor was deleted before it was Ready
+)
+
+// MigrationStatus is how far a Migration has come.
+type MigrationStatus struct {
+	// Phase is the last completed step.
+	// +optional
+	Phase Phase `json:"phase,omitempty"`
+	// Phases has the moment of each completed step.
+	// +optional
+	// +listType=map
+	// +listMapKey=phase
+	Phases []PhaseTime `json:"phases,omitempty"`
+	// Checkpoint is the newest durable generation that the holders reported.
+	// +optional
+	Checkpoint *HeldCheckpoint `json:"checkpoint,omitempty"`
+	// Claim is the successor pod. The plugin writes it before the pod is bound.
+	// +optional
+	Claim *Claim `json:"claim,omitempty"`
+	// Restore is what the checkpointer on the target node did.
+	// +optional
+	Restore *RestoreStatus `json:"restore,omitempty"`
+	// Result is set once, when the Migration is closed.
+	// +optional
+	Result Result `json:"result,omitempty"`
+	// Reason says in one word why the result is not Restored.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Message says the same in a sentence; it also names a generation that was
+	// passed over as damaged.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// RTOSeconds is the time from LostAt to Ready.
+	// +optional
+	RTOSeconds float64 `json:"rtoSeconds,omitempty"`
+	// RPOSeconds is the age, at LostAt, of the state that came back. It is
+	// unset when none did.
+	// +optional
+	RPOSeconds float64 `json:"rpoSeconds,omitempty"`
+	// RTO is RTOSeconds for people.
+	// +optional
+	RTO string `json:"rto,omitempty"`
+	// RPO is RPOSeconds for people.
+	// +optional
+	RPO string `json:"rpo,omitempty"`
+	// Conditions has one of type DisruptionTarget, written before the old pod is deleted.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Open says whether the Migration has no result yet.
+func (m *Migration) Open() bool { return m.Status.Result == "" }
+
+// PhaseTime is the moment at which a step was completed.
+type PhaseTime struct {
+	Phase Phase            `json:"phase"`
+	At    metav1.MicroTime `json:"at"`
+}
+
+// HeldCheckpoint is a generation and where it can be read.
+type HeldCheckpoint struct {
+	// Generation is the number of the generation.
+	Generation int64 `json:"generation"`
+	// TakenAt is when the pod was paused for it.
+	TakenAt metav1.MicroTime `json:"takenAt"`
+	// Bytes is the size of the captured state.
+	Bytes int64 `json:"bytes"`
+	// Holders are the live nodes that reported a durable copy.
+	Holders []string `json:"holders"`
+}
+
+// Claim is the pod that takes the moved pod's place. A Migration is claimed once.
+type Claim struct {
+	PodName  string           `json:"podName"`
+	PodUID   types.UID        `json:"podUID"`
+	NodeName string           `json:"nodeName"`
+	At       metav1.MicroTime `json:"at"`
+}
+
+// RestoreStatus is what the checkpointer on the target node did.
+type RestoreStatus struct {
+	// PodUID is the pod that was restored: the claim's.
+	PodUID types.UID `json:"podUID"`
+	// StartedAt is when the runtime first asked for the checkpoint.
+	StartedAt metav1.MicroTime `json:"startedAt"`
+	// Generation is the generation that was used; 0 means none.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// TakenAt is when the pod was paused for Generation.
+	// +optional
+	TakenAt *metav1.MicroTime `json:"takenAt,omitempty"`
+	// Skipped are newer generations that were passed over, each with the reason.
+	// +optional
+	Skipped []SkippedGeneration `json:"skipped,omitempty"`
+	// Containers has the outcome for each container that asked.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Containers []ContainerRestore `json:"containers,omitempty"`
+}
+
+// SkippedGeneration is a generation that could not be used.
+type SkippedGeneration struct {
+	Generation int64  `json:"generation"`
+	Reason     string `json:"reason"`
+}
+
+// ContainerRestore is the outcome of one container's restore.
+type ContainerRestore struct {
+	Name string `json:"name"`
+	// Restored is False when the container was started anew.
+	// +kubebuilder:validation:Enum=Restored;ColdStarted
+	Result Result `json:"result"`
+	// Reason says in one word why the container was started anew.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Message says the same in a sentence.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Lazy says that memory is filled on demand.
+	// +optional
+	Lazy bool `json:"lazy,omitempty"`
+	// Seconds is the time from the runtime's create to the end of the restore.
+	// +optional
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+// MigrationList is a list of Migrations.
+//
+// +kubebuilder:object:root=true
+type MigrationList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Migration `json:"items"`
+}
