@@ -1,0 +1,301 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
+	"github.com/lifeboat-dev/lifeboat/identity"
+	"github.com/lifeboat-dev/lifeboat/membership"
+)
+
+// Config is what a checkpointer must be told.
+type Config struct {
+	// NodeName and NodeIP are the node's name and the address that other nodes reach it at.
+	NodeName, NodeIP string
+	// Namespace is where Lifeboat's Secrets are.
+	Namespace string
+	// StoreDir is the folder of the store, on the node's disk.
+	StoreDir string
+	// StoreBytes bounds the store's size; 0 means no bound.
+	StoreBytes int64
+	// RuntimeSocket is the CRI socket.
+	RuntimeSocket string
+	// PeerPort, MemberPort and MetricsPort are the ports of the peer protocol,
+	// of the membership and of the metrics.
+	PeerPort, MemberPort, MetricsPort int
+	// Retain is how many generations of a pod are kept.
+	Retain int
+}
+
+// Agent is the checkpointer of one node.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	api      ctrlclient.Client
+	cache    cache.Cache
+	recorder record.EventRecorder
+	host     criu.Host
+	engine   *criu.Engine
+	runtime  *containers
+	store    *store.Store
+	peers    *transfer.Client
+	metrics  *metrics
+	facts    v1alpha1.NodeFacts
+
+	// dumping is held while a pod is paused: one pod of a node at a time.
+	dumping sync.Mutex
+
+	mu       sync.Mutex
+	schedule *schedule
+	pods     map[string]*podState // by pod UID
+	restores map[string]*restore  // by pod UID
+}
+
+// Run runs the checkpointer until ctx ends. It returns an error when it cannot
+// be set up, or when a part of it that must not end ends.
+func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) error {
+	a := &Agent{
+		cfg: cfg, log: log.With("node", cfg.NodeName),
+		host:     criu.Host{ProcRoot: "/proc", Root: "/proc/1/root", EnterMountNS: true},
+		schedule: newSchedule(),
+		pods:     map[string]*podState{},
+		restores: map[string]*restore{},
+	}
+	clientset, err := kubernetes.NewForConfig(kube)
+	if err != nil {
+		return fmt.Errorf("make the API client: %w", err)
+	}
+	authority, err := identity.Ensure(ctx, clientset, cfg.Namespace)
+	if err != nil {
+		return fmt.Errorf("get Lifeboat's identity: %w", err)
+	}
+	if err := a.connectAPI(kube, clientset); err != nil {
+		return err
+	}
+	a.engine = criu.NewEngine(a.host, a.log)
+	if a.runtime, err = dialRuntime(cfg.RuntimeSocket); err != nil {
+		return err
+	}
+	a.store, err = store.Open(cfg.StoreDir, identity.NewNamespaceKeys(clientset, cfg.Namespace), store.Options{MaxBytes: cfg.StoreBytes})
+	if err != nil {
+		return fmt.Errorf("open the store %s: %w", cfg.StoreDir, err)
+	}
+	clientTLS, err := authority.ClientTLS(cfg.NodeName)
+	if err != nil {
+		return fmt.Errorf("make the peer certificate: %w", err)
+	}
+	a.peers = transfer.NewClient(a.store, clientTLS)
+	defer a.peers.Close()
+	a.metrics = newMetrics(a)
+	if err := a.clearLeftovers(); err != nil {
+		return err
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ended(ctx, "API cache", a.cache.Start(ctx)) })
+	if !a.cache.WaitForCacheSync(ctx) {
+		return errors.Join(errors.New("API cache did not fill"), group.Wait())
+	}
+	serverTLS, err := authority.ServerTLS(cfg.NodeName)
+	if err != nil {
+		return fmt.Errorf("make the peer certificate: %w", err)
+	}
+	peerServer := grpc.NewServer(append(transfer.ServerOptions(), grpc.Creds(credentials.NewTLS(serverTLS)))...)
+	peerv1.RegisterPeerServer(peerServer, transfer.NewServer(a.store))
+	group.Go(func() error { return serveGRPC(ctx, peerServer, cfg.PeerPort) })
+	group.Go(func() error { return a.serveRuntime(ctx, client.SocketPath) })
+	group.Go(func() error { return a.serveMetrics(ctx) })
+	group.Go(func() error { return a.joinMembers(ctx, authority.MemberKey()) })
+	group.Go(func() error { return a.publishFacts(ctx) })
+	group.Go(func() error { return a.runSchedule(ctx) })
+	group.Go(func() error { return a.runCollection(ctx) })
+	a.log.Info("checkpointer runs", "store", cfg.StoreDir)
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// connectAPI makes the cached client. The cache holds this node's pods alone.
+func (a *Agent) connectAPI(kube *rest.Config, clientset kubernetes.Interface) error {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return fmt.Errorf("make the API scheme: %w", err)
+		}
+	}
+	var err error
+	a.cache, err = cache.New(kube, cache.Options{Scheme: scheme, ByObject: map[ctrlclient.Object]cache.ByObject{
+		&corev1.Pod{}: {Field: fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName)},
+	}})
+	if err != nil {
+		return fmt.Errorf("make the API cache: %w", err)
+	}
+	// Informers start with the cache only when they have been asked for.
+	for _, kind := range []ctrlclient.Object{&corev1.Pod{}, &v1alpha1.Fence{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}} {
+		if _, err := a.cache.GetInformer(context.Background(), kind, cache.BlockUntilSynced(false)); err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
+	}
+	if a.api, err = ctrlclient.New(kube, ctrlclient.Options{Scheme: scheme}); err != nil {
+		return fmt.Errorf("make the API client: %w", err)
+	}
+	broadcaster := record.NewBroadcaster()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
+	a.recorder = broadcaster.NewRecorder(scheme, corev1.EventSource{Component: "lifeboat-checkpointer", Host: a.cfg.NodeName})
+	return nil
+}
+
+// clearLeftovers removes what an earlier checkpointer of this boot left in
+// staging. Restored images stay: their processes may still fault pages in.
+func (a *Agent) clearLeftovers() error {
+	for _, dir := range []string{client.ContainersFolder, stagingFolder, restoreFolder} {
+		if dir == stagingFolder {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("clear %s: %w", dir, err)
+			}
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// joinMembers keeps the node a member. The other nodes' fences say where they are.
+func (a *Agent) joinMembers(ctx context.Context, key []byte) error {
+	members, err := membership.New(membership.Config{
+		Name: a.cfg.NodeName, Kind: membership.KindCheckpointer,
+		BindAddr: a.cfg.NodeIP, AdvertiseAddr: a.cfg.NodeIP, Port: a.cfg.MemberPort,
+		Key: key, Logger: a.log,
+	})
+	if err != nil {
+		return fmt.Errorf("become a member: %w", err)
+	}
+	return ended(ctx, "membership", members.Run(ctx, a.seeds))
+}
+
+// seeds are the member addresses of all nodes with a fence.
+func (a *Agent) seeds(ctx context.Context) ([]string, error) {
+	var fences v1alpha1.FenceList
+	if err := a.cache.List(ctx, &fences); err != nil {
+		return nil, fmt.Errorf("list fences: %w", err)
+	}
+	var seeds []string
+	for _, f := range fences.Items {
+		if host, _, err := net.SplitHostPort(f.Status.Facts.PeerAddress); err == nil && f.Name != a.cfg.NodeName {
+			seeds = append(seeds, net.JoinHostPort(host, strconv.Itoa(a.cfg.MemberPort)))
+		}
+	}
+	return seeds, nil
+}
+
+// publishFacts writes what this node can restore into the status of its fence,
+// as soon as the fencer has made it and whenever it has changed.
+func (a *Agent) publishFacts(ctx context.Context) error {
+	for {
+		facts, err := criu.Probe(ctx, a.host)
+		if err != nil {
+			a.log.Error("probe the node", "err", err)
+			facts.Message = err.Error()
+		}
+		facts.PeerAddress = net.JoinHostPort(a.cfg.NodeIP, strconv.Itoa(a.cfg.PeerPort))
+		wait := 10 * time.Minute
+		if err := a.patchFacts(ctx, facts); err != nil {
+			a.log.Info("facts not published yet", "err", err)
+			wait = time.Second
+		} else {
+			a.mu.Lock()
+			a.facts = facts
+			a.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (a *Agent) patchFacts(ctx context.Context, facts v1alpha1.NodeFacts) error {
+	fence := &v1alpha1.Fence{}
+	if err := a.api.Get(ctx, ctrlclient.ObjectKey{Name: a.cfg.NodeName}, fence); err != nil {
+		return fmt.Errorf("get the fence of node %s: %w", a.cfg.NodeName, err)
+	}
+	before := fence.DeepCopy()
+	fence.Status.Facts = facts
+	if err := a.api.Status().Patch(ctx, fence, ctrlclient.MergeFrom(before)); err != nil {
+		return fmt.Errorf("write the facts of node %s: %w", a.cfg.NodeName, err)
+	}
+	return nil
+}
+
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(a.metrics)
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	server := &http.Server{Addr: net.JoinHostPort("", strconv.Itoa(a.cfg.MetricsPort)), Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	return ended(ctx, "metrics server", server.ListenAndServe())
+}
+
+func serveGRPC(ctx context.Context, server *grpc.Server, port int) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if err != nil {
+		return fmt.Errorf("listen for peers: %w", err)
+	}
+	stop := context.AfterFunc(ctx, server.Stop)
+	defer stop()
+	return ended(ctx, "peer server", server.Serve(listener))
+}
+
+// ended turns the end of a part that must run as long as ctx into an error.
+func ended(ctx context.Context, part string, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		return fmt.Errorf("%s ended", part)
+	}
+	return fmt.Errorf("%s: %w", part, err)
+}
+
+// Folders on the node's tmpfs.
+var (
+	stagingFolder = filepath.Join(client.Folder, "staging")
+	restoreFolder = filepath.Join(client.Folder, "restore")
+)

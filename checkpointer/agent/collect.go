@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+)
+
+const (
+	retainEvery = 15 * time.Second
+	orphanEvery = 10 * time.Minute
+	// orphanAge is how old the newest generation of a pod that is gone must be
+	// before its data is removed.
+	orphanAge = time.Hour
+)
+
+// inNamespace limits a list to a namespace.
+func inNamespace(namespace string) ctrlclient.ListOption { return ctrlclient.InNamespace(namespace) }
+
+// runCollection drops what the store need not keep: generations beyond those
+// that are retained, of the node's own pods and of those it holds copies of,
+// and everything of pods that are gone for good.
+func (a *Agent) runCollection(ctx context.Context) error {
+	retain, orphans := time.NewTicker(retainEvery), time.NewTicker(orphanEvery)
+	defer retain.Stop()
+	defer orphans.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-retain.C:
+			a.expireRestores()
+			if err := a.retainAll(); err != nil {
+				a.log.Warn("drop old generations", "err", err)
+			}
+		case <-orphans.C:
+			if err := a.removeOrphans(ctx); err != nil {
+				a.log.Warn("remove the checkpoints of pods that are gone", "err", err)
+			}
+		}
+	}
+}
+
+func (a *Agent) retainAll() error {
+	keys, err := a.store.Pods()
+	if err != nil {
+		return fmt.Errorf("list the store's pods: %w", err)
+	}
+	for _, key := range keys {
+		if a.restoring(key.PodUID) {
+			continue
+		}
+		if err := a.store.Retain(key, a.cfg.Retain); err != nil {
+			return fmt.Errorf("pod %s in namespace %s: %w", key.PodUID, key.Namespace, err)
+		}
+	}
+	return nil
+}
+
+// removeOrphans removes the data of pods that no longer exist, that no open
+// Migration is about, and whose newest generation is older than orphanAge.
+func (a *Agent) removeOrphans(ctx context.Context) error {
+	keys, err := a.store.Pods()
+	if err != nil {
+		return fmt.Errorf("list the store's pods: %w", err)
+	}
+	byNamespace := map[string][]store.Key{}
+	for _, key := range keys {
+		byNamespace[key.Namespace] = append(byNamespace[key.Namespace], key)
+	}
+	for namespace, keys := range byNamespace {
+		wanted, err := a.wantedPods(ctx, namespace)
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			held, err := a.store.List(key)
+			if err != nil {
+				return fmt.Errorf("list generations: %w", err)
+			}
+			if wanted[key.PodUID] || (len(held) > 0 && time.Since(held[0].TakenAt) < orphanAge) {
+				continue
+			}
+			a.log.Info("remove the checkpoints of a pod that is gone", "namespace", key.Namespace, "podUID", key.PodUID)
+			if err := a.store.Remove(key); err != nil {
+				return fmt.Errorf("remove pod %s: %w", key.PodUID, err)
+			}
+		}
+	}
+	return nil
+}
+
+// wantedPods are the UIDs of the pods in a namespace whose data must stay.
+func (a *Agent) wantedPods(ctx context.Context, namespace string) (map[string]bool, error) {
+	wanted := map[string]bool{}
+	pods := &metav1.PartialObjectMetadataList{}
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	if err := a.api.List(ctx, pods, inNamespace(namespace)); err != nil {
+		return nil, fmt.Errorf("list the pods of namespace %s: %w", namespace, err)
+	}
+	for _, pod := range pods.Items {
+		wanted[string(pod.UID)] = true
+	}
+	var migrations v1alpha1.MigrationList
+	if err := a.api.List(ctx, &migrations, inNamespace(namespace)); err != nil {
+		return nil, fmt.Errorf("list the migrations of namespace %s: %w", namespace, err)
+	}
+	for _, m := range migrations.Items {
+		if m.Open() {
+			wanted[string(m.Spec.Pod.UID)] = true
+		}
+	}
+	return wanted, nil
+}

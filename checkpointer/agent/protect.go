@@ -1,0 +1,306 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+)
+
+// checkpointTimeout bounds one checkpoint, from the freeze to the last copy.
+const checkpointTimeout = 5 * time.Minute
+
+// podState is what the agent remembers of a protected pod on its node.
+type podState struct {
+	// pod and protection are as the cache last showed them; Agent.mu guards them.
+	pod        *corev1.Pod
+	protection v1alpha1.Protection
+	// summary is used by the pod's turn alone, of which there is one at a time.
+	summary *summary
+}
+
+// runSchedule checkpoints the node's protected pods, each at its interval.
+func (a *Agent) runSchedule(ctx context.Context) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := a.refreshPods(ctx); err != nil {
+			a.log.Error("list the node's pods", "err", err)
+			continue
+		}
+		now := time.Now()
+		for {
+			a.mu.Lock()
+			uid, ok := a.schedule.next(now)
+			var state podState
+			if ok {
+				state = *a.pods[string(uid)]
+			}
+			a.mu.Unlock()
+			if !ok {
+				break
+			}
+			go a.turn(ctx, state, now)
+		}
+	}
+}
+
+// refreshPods brings the schedule in line with the protected pods on the node.
+func (a *Agent) refreshPods(ctx context.Context) error {
+	var list corev1.PodList
+	if err := a.cache.List(ctx, &list); err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	keep := map[types.UID]bool{}
+	for i := range list.Items {
+		pod := &list.Items[i]
+		if pod.Annotations[v1alpha1.AnnotationFailover] == "" || terminal(pod) || pod.DeletionTimestamp != nil {
+			continue
+		}
+		protection, err := v1alpha1.ParseAnnotations(pod.Annotations)
+		if err == nil && !protection.Protected {
+			continue
+		}
+		uid := string(pod.UID)
+		state, known := a.pods[uid]
+		if !known {
+			state = &podState{summary: &summary{}}
+			a.pods[uid] = state
+		}
+		state.pod, state.protection = pod, protection
+		keep[pod.UID] = true
+		a.schedule.set(pod.UID, max(protection.Interval, v1alpha1.MinInterval), time.Now())
+	}
+	a.schedule.keep(keep)
+	for uid := range a.pods {
+		if !keep[types.UID(uid)] {
+			delete(a.pods, uid)
+		}
+	}
+	return nil
+}
+
+func terminal(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// turn takes one checkpoint of a pod, and reports how it ended.
+func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
+	defer cancel()
+	pod, outcome := state.pod, failed
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.schedule.done(pod.UID, started, time.Now(), outcome)
+	}()
+
+	log := a.log.With("pod", pod.Namespace+"/"+pod.Name)
+	if refusal := refuse(pod, state.protection); refusal != nil {
+		a.unprotected(ctx, state, refusal)
+		return
+	}
+	if a.draining(string(pod.UID)) {
+		outcome = tooEarly
+		return
+	}
+	sealed, holders, pause, err := a.checkpoint(ctx, pod, state.protection, state.summary.status.Holders)
+	switch {
+	case errors.Is(err, errNotRunning):
+		outcome = tooEarly
+		a.unprotected(ctx, state, &refusal{v1alpha1.ReasonNotRunning, err.Error()})
+	case err != nil && a.gone(pod):
+		log.Debug("pod went away during its checkpoint", "err", err)
+	case err != nil:
+		reason := failureReason(err)
+		a.metrics.failures.WithLabelValues(pod.Namespace, reason).Inc()
+		log.Warn("checkpoint failed", "reason", reason, "err", err)
+		a.unprotected(ctx, state, &refusal{reason, err.Error()})
+	default:
+		outcome = succeeded
+		a.metrics.observe(pod, sealed, pause)
+		log.Debug("checkpoint is durable", "generation", sealed.Number, "pause", pause, "bytes", sealed.Bytes, "holders", holders)
+		a.protected(ctx, state, sealed, holders, pause)
+	}
+}
+
+// gone says whether the pod has left the node.
+func (a *Agent) gone(pod *corev1.Pod) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, here := a.pods[string(pod.UID)]
+	return !here
+}
+
+// refusal is why a pod is not checkpointed at all.
+type refusal struct{ reason, message string }
+
+// refuse says why a pod must not be checkpointed, or nil.
+func refuse(pod *corev1.Pod, protection v1alpha1.Protection) *refusal {
+	if _, err := v1alpha1.ParseAnnotations(pod.Annotations); err != nil {
+		return &refusal{v1alpha1.ReasonInvalidAnnotation, err.Error()}
+	}
+	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName != v1alpha1.RuntimeClassName {
+		return &refusal{v1alpha1.ReasonNotAdmitted, fmt.Sprintf("the pod does not have runtimeClassName %q, so it could not be restored; create it again while Lifeboat's admission runs, or set it in the pod's template", v1alpha1.RuntimeClassName)}
+	}
+	if volume := writableVolume(pod); volume != "" && protection.Volumes == v1alpha1.VolumesProtect {
+		return &refusal{v1alpha1.ReasonWritableVolume, fmt.Sprintf("volume %q is writable and outlives the pod: older memory must not meet newer files, so the pod starts cold after a node loss; annotation %s: %q restores its memory all the same", volume, v1alpha1.AnnotationVolumes, v1alpha1.VolumesIgnore)}
+	}
+	return nil
+}
+
+// failureReason is the one-word reason of a failed checkpoint.
+func failureReason(err error) string {
+	var not *criu.NotCheckpointable
+	var few *tooFewHolders
+	switch {
+	case errors.As(err, &not):
+		return v1alpha1.ReasonNotCheckpointable
+	case errors.As(err, &few):
+		return v1alpha1.ReasonTooFewHolders
+	default:
+		return v1alpha1.ReasonCheckpointFailed
+	}
+}
+
+// tooFewHolders means that a generation is not durable: not enough nodes took a copy.
+type tooFewHolders struct {
+	want, have int
+	err        error
+}
+
+func (e *tooFewHolders) Error() string {
+	text := fmt.Sprintf("%d of %d other nodes took a copy", e.have, e.want)
+	if e.err != nil {
+		return text + ": " + e.err.Error()
+	}
+	return text + "; no other node with a checkpointer is there"
+}
+
+func (e *tooFewHolders) Unwrap() error { return e.err }
+
+// checkpoint takes one generation of a pod: dump into staging with the pod
+// paused, then seal and copy with the pod running.
+func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1alpha1.Protection, previous []string) (store.Generation, []string, time.Duration, error) {
+	var none store.Generation
+	key := store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}
+	number, err := a.nextGeneration(key)
+	if err != nil {
+		return none, nil, 0, err
+	}
+	epoch, err := a.epoch(ctx, pod)
+	if err != nil {
+		return none, nil, 0, err
+	}
+	dir := filepath.Join(stagingFolder, string(pod.UID), strconv.FormatInt(number, 10))
+	defer os.RemoveAll(filepath.Dir(dir))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return none, nil, 0, fmt.Errorf("make the staging folder: %w", err)
+	}
+	target, dump, err := a.dump(ctx, pod, dir)
+	if err != nil {
+		return none, nil, 0, err
+	}
+	names := make([]string, len(target.Containers))
+	for i, c := range target.Containers {
+		names[i] = c.Name
+	}
+	a.mu.Lock()
+	facts := a.facts
+	a.mu.Unlock()
+	sealed, err := a.store.Seal(ctx, key, store.Generation{
+		Number: number, Epoch: epoch, TakenAt: dump.TakenAt, PodName: pod.Name,
+		Containers: names, Facts: facts, Bytes: dump.Bytes,
+	}, dir)
+	if err != nil {
+		return none, nil, 0, fmt.Errorf("seal generation %d: %w", number, err)
+	}
+	holders, err := a.replicate(ctx, key, number, protection.Replicas, previous)
+	if err != nil {
+		return none, nil, 0, err
+	}
+	return sealed, append([]string{a.cfg.NodeName}, holders...), dump.Pause, nil
+}
+
+// dump pauses the pod and writes its state into dir.
+func (a *Agent) dump(ctx context.Context, pod *corev1.Pod, dir string) (criu.PodTarget, criu.Dump, error) {
+	a.dumping.Lock()
+	defer a.dumping.Unlock()
+	target, err := a.runtime.target(ctx, a.host, pod)
+	if err != nil {
+		return target, criu.Dump{}, err
+	}
+	dump, err := a.engine.Checkpoint(ctx, target, dir)
+	if err != nil {
+		return target, criu.Dump{}, fmt.Errorf("checkpoint pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return target, dump, nil
+}
+
+// nextGeneration is the number after the newest that the store holds.
+func (a *Agent) nextGeneration(key store.Key) (int64, error) {
+	held, err := a.store.List(key)
+	if err != nil {
+		return 0, fmt.Errorf("list generations: %w", err)
+	}
+	if len(held) == 0 {
+		return 1, nil
+	}
+	return held[0].Number + 1, nil
+}
+
+// replicate copies a generation to as many other nodes as asked for. It returns
+// tooFewHolders when it cannot.
+func (a *Agent) replicate(ctx context.Context, key store.Key, number int64, replicas int, previous []string) ([]string, error) {
+	var fences v1alpha1.FenceList
+	if err := a.cache.List(ctx, &fences); err != nil {
+		return nil, fmt.Errorf("list fences: %w", err)
+	}
+	var holders []string
+	var last error
+	for _, h := range chooseHolders(a.cfg.NodeName, key.PodUID, previous, fences.Items) {
+		if len(holders) == replicas {
+			break
+		}
+		if _, err := a.peers.Replicate(ctx, h.address, key, number); err != nil {
+			last = fmt.Errorf("copy generation %d to node %s: %w", number, h.node, err)
+			continue
+		}
+		holders = append(holders, h.node)
+	}
+	if len(holders) < replicas {
+		return holders, &tooFewHolders{want: replicas, have: len(holders), err: last}
+	}
+	return holders, nil
+}
+
+// epoch is the epoch that a pod runs in: that of the Migration that it claimed, or 0.
+func (a *Agent) epoch(ctx context.Context, pod *corev1.Pod) (int64, error) {
+	var list v1alpha1.MigrationList
+	if err := a.cache.List(ctx, &list, inNamespace(pod.Namespace)); err != nil {
+		return 0, fmt.Errorf("list migrations: %w", err)
+	}
+	for _, m := range list.Items {
+		if m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID {
+			return m.Spec.Epoch, nil
+		}
+	}
+	return 0, nil
+}

@@ -1,0 +1,423 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+)
+
+const (
+	// heldTimeout bounds the question to one peer which generations it holds.
+	heldTimeout = 700 * time.Millisecond
+	// prepareTimeout bounds bringing a generation into place. The kubelet gives
+	// the runtime's create two minutes.
+	prepareTimeout = 80 * time.Second
+)
+
+// restore is the restore of one pod on this node: one generation for all of its
+// containers.
+type restore struct {
+	mu        sync.Mutex
+	migration *v1alpha1.Migration
+	// prepared is whether dir holds the generation, or failure says why not.
+	prepared   bool
+	dir        string
+	generation store.Generation
+	failure    *refusal
+	// status is what the Migration is told.
+	status v1alpha1.RestoreStatus
+	asked  map[string]bool
+	lazy   map[string]*criu.LazyPages
+}
+
+// restoring says whether a pod's restore needs generations of the pod with the
+// given UID.
+func (a *Agent) restoring(podUID string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.restores {
+		if string(r.migration.Spec.Pod.UID) == podUID {
+			return true
+		}
+	}
+	return false
+}
+
+// draining says whether pages of a restored pod are still being filled in. Such
+// a pod is not checkpointed: its missing pages would be missing in the dump.
+func (a *Agent) draining(podUID string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, busy := a.restores[podUID]
+	return busy
+}
+
+// create answers how a container is to be created. Every failure is an answer
+// too: the container starts anew, with the reason.
+func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.CreateResponse {
+	log := a.log.With("pod", req.Namespace+"/"+req.PodName, "container", req.Name)
+	m, err := a.claimed(ctx, req.Container)
+	if err != nil {
+		log.Error("look for the pod's migration", "err", err)
+		return client.CreateResponse{Reason: v1alpha1.ReasonNotAsked}
+	}
+	if m == nil {
+		return client.CreateResponse{}
+	}
+	r := a.restoreOf(req.PodUID, m)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.asked[req.Name] || consumed(m, req.Name) {
+		return client.CreateResponse{}
+	}
+	r.asked[req.Name] = true
+	if !r.prepared {
+		a.prepare(ctx, r, req)
+		r.prepared = true
+	}
+	if r.failure == nil {
+		if why := specChanged(r.dir, req, r.generation); why != nil {
+			r.failure = why
+		}
+	}
+	if r.failure != nil {
+		log.Warn("container starts anew", "reason", r.failure.reason, "message", r.failure.message)
+		a.finish(ctx, req.PodUID, r, v1alpha1.ContainerRestore{
+			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: r.failure.reason, Message: r.failure.message,
+		})
+		return client.CreateResponse{Reason: r.failure.reason}
+	}
+	resp, err := a.place(ctx, r, req)
+	if err != nil {
+		log.Warn("container starts anew", "err", err)
+		a.finish(ctx, req.PodUID, r, v1alpha1.ContainerRestore{
+			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed, Message: err.Error(),
+		})
+		return client.CreateResponse{Reason: v1alpha1.ReasonRestoreFailed}
+	}
+	log.Info("container is being restored", "generation", resp.Generation, "lazy", resp.Lazy)
+	return resp
+}
+
+// restoreOf returns the restore of a pod, which it begins if need be.
+func (a *Agent) restoreOf(podUID string, m *v1alpha1.Migration) *restore {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, ok := a.restores[podUID]
+	if !ok {
+		r = &restore{
+			migration: m, asked: map[string]bool{}, lazy: map[string]*criu.LazyPages{},
+			status: v1alpha1.RestoreStatus{PodUID: m.Status.Claim.PodUID, StartedAt: metav1.NewMicroTime(time.Now())},
+		}
+		a.restores[podUID] = r
+	}
+	return r
+}
+
+// prepare brings the newest generation that is whole into place. Those that are
+// damaged are passed over, and named.
+func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateRequest) {
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
+	started := r.status.DeepCopy()
+	reported := make(chan struct{})
+	go func() { // the images need not wait for the API
+		defer close(reported)
+		a.reportRestore(ctx, r.migration, *started)
+	}()
+	defer func() { <-reported }()
+
+	key := store.Key{Namespace: req.Namespace, PodUID: string(r.migration.Spec.Pod.UID)}
+	candidates := a.candidates(ctx, key)
+	if len(candidates) == 0 {
+		r.failure = &refusal{v1alpha1.ReasonNoCheckpoint, "no node that is alive holds a generation of the pod"}
+		return
+	}
+	dir := filepath.Join(restoreFolder, req.PodUID)
+	for _, c := range candidates {
+		err := a.materialize(ctx, key, c, dir)
+		if err == nil {
+			takenAt := metav1.NewMicroTime(c.generation.TakenAt)
+			r.dir, r.generation = dir, c.generation
+			r.status.Generation, r.status.TakenAt = c.generation.Number, &takenAt
+			return
+		}
+		a.log.Warn("generation passed over", "pod", req.Namespace+"/"+req.PodName, "generation", c.generation.Number, "err", err)
+		r.status.Skipped = append(r.status.Skipped, v1alpha1.SkippedGeneration{Generation: c.generation.Number, Reason: err.Error()})
+	}
+	r.failure = &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("none of the %d held generations could be used; the newest: %s", len(candidates), r.status.Skipped[0].Reason)}
+}
+
+// candidate is a generation and where it can be had.
+type candidate struct {
+	generation store.Generation
+	local      bool
+	holders    []string // addresses
+}
+
+// candidates asks the node's own store and all peers which generations of a pod
+// they hold, and returns them newest first. A peer that does not answer in time
+// is passed over.
+func (a *Agent) candidates(ctx context.Context, key store.Key) []candidate {
+	var (
+		mu    sync.Mutex
+		found = map[int64]*candidate{}
+		wg    sync.WaitGroup
+	)
+	add := func(generations []store.Generation, address string) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, g := range generations {
+			c, ok := found[g.Number]
+			if !ok {
+				c = &candidate{generation: g}
+				found[g.Number] = c
+			}
+			if address == "" {
+				c.local = true
+			} else {
+				c.holders = append(c.holders, address)
+			}
+		}
+	}
+	local, err := a.store.List(key)
+	if err != nil {
+		a.log.Error("list local generations", "err", err)
+	}
+	add(local, "")
+	var fences v1alpha1.FenceList
+	if err := a.cache.List(ctx, &fences); err != nil {
+		a.log.Error("list fences", "err", err)
+	}
+	for _, f := range fences.Items {
+		address := f.Status.Facts.PeerAddress
+		if f.Name == a.cfg.NodeName || address == "" || f.Spec.State != v1alpha1.FenceRunning {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, heldTimeout)
+			defer cancel()
+			held, err := a.peers.Held(ctx, address, key)
+			if err != nil {
+				a.log.Info("peer does not say what it holds", "peer", f.Name, "err", err)
+				return
+			}
+			add(held, address)
+		})
+	}
+	wg.Wait()
+	out := make([]candidate, 0, len(found))
+	for _, c := range found {
+		out = append(out, *c)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].generation.Number > out[j].generation.Number })
+	return out
+}
+
+// materialize brings a generation into dir, verified: from the node's own store,
+// else from each holder in turn. A damaged local copy is replaced by a holder's.
+func (a *Agent) materialize(ctx context.Context, key store.Key, c candidate, dir string) error {
+	var errs []error
+	if c.local {
+		err := a.store.Materialize(ctx, key, c.generation.Number, dir)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	for _, address := range c.holders {
+		err := a.peers.Fetch(ctx, address, key, c.generation.Number)
+		if err == nil {
+			err = a.store.Materialize(ctx, key, c.generation.Number, dir)
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("from %s: %w", address, err))
+	}
+	return errors.Join(errs...)
+}
+
+// specChanged says why a container cannot take the place of the checkpointed
+// one, or nil. CRIU maps mounts by their destination: they must be the same.
+func specChanged(dir string, req client.CreateRequest, g store.Generation) *refusal {
+	if !slices.Contains(g.Containers, req.Name) {
+		return &refusal{v1alpha1.ReasonSpecChanged, fmt.Sprintf("generation %d has no container %q; it has %v", g.Number, req.Name, g.Containers)}
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, req.Name, criu.ContainerFile))
+	if err != nil {
+		return &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("read the description of container %s: %v", req.Name, err)}
+	}
+	var was criu.ContainerInfo
+	if err := json.Unmarshal(raw, &was); err != nil {
+		return &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("read the description of container %s: %v", req.Name, err)}
+	}
+	raw, err = os.ReadFile(filepath.Join("/proc/1/root", req.Bundle, "config.json"))
+	if err != nil {
+		return &refusal{v1alpha1.ReasonRestoreFailed, fmt.Sprintf("read the container's bundle: %v", err)}
+	}
+	var is struct {
+		Mounts []struct {
+			Destination string `json:"destination"`
+		} `json:"mounts"`
+	}
+	if err := json.Unmarshal(raw, &is); err != nil {
+		return &refusal{v1alpha1.ReasonRestoreFailed, fmt.Sprintf("read the container's bundle: %v", err)}
+	}
+	have := map[string]bool{}
+	for _, m := range is.Mounts {
+		have[m.Destination] = true
+	}
+	for _, destination := range was.Mounts {
+		if !have[destination] {
+			return &refusal{v1alpha1.ReasonSpecChanged, fmt.Sprintf("container %s had a mount at %s that its successor lacks", req.Name, destination)}
+		}
+	}
+	return nil
+}
+
+// place applies file changes to the container's bundle and readies what runc
+// needs to restore it.
+func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest) (client.CreateResponse, error) {
+	dirs, err := a.emptyDirsOf(ctx, req)
+	if err != nil {
+		return client.CreateResponse{}, err
+	}
+	shm := filepath.Join(containerdSandboxs, req.SandboxID, "shm")
+	if len(r.lazy) > 0 || len(r.status.Containers) > 0 {
+		dirs, shm = nil, "" // they are the pod's: its first container has brought them
+	}
+	if err := a.engine.ApplyFiles(ctx, r.dir, req.Name, filepath.Join(req.Bundle, "rootfs"), dirs, shm); err != nil {
+		return client.CreateResponse{}, fmt.Errorf("apply file changes: %w", err)
+	}
+	images := filepath.Join(r.dir, req.Name, "images")
+	work := filepath.Join(r.dir, req.Name, "work")
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return client.CreateResponse{}, fmt.Errorf("make CRIU's work folder: %w", err)
+	}
+	config := filepath.Join(work, "restore.conf")
+	if err := criu.WriteRestoreConfig(config); err != nil {
+		return client.CreateResponse{}, err
+	}
+	// The daemon must outlive this request.
+	lazy, err := a.engine.StartLazyPages(context.WithoutCancel(ctx), images, work)
+	if err != nil {
+		return client.CreateResponse{}, fmt.Errorf("start the page daemon: %w", err)
+	}
+	r.lazy[req.Name] = lazy
+	return client.CreateResponse{
+		Restore: true, ImagesPath: images, WorkPath: work, ConfigPath: config, Lazy: true, Generation: r.generation.Number,
+	}, nil
+}
+
+// emptyDirsOf are the emptyDir volumes of the pod that is being created.
+func (a *Agent) emptyDirsOf(ctx context.Context, req client.CreateRequest) (map[string]string, error) {
+	pod := &corev1.Pod{}
+	key := ctrlclient.ObjectKey{Namespace: req.Namespace, Name: req.PodName}
+	if err := a.cache.Get(ctx, key, pod); err != nil || string(pod.UID) != req.PodUID {
+		if err := a.api.Get(ctx, key, pod); err != nil {
+			return nil, fmt.Errorf("get pod %s: %w", key, err)
+		}
+	}
+	return emptyDirs(pod), nil
+}
+
+// reported ends a container's restore as the runtime tells it.
+func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
+	a.mu.Lock()
+	r, ok := a.restores[req.PodUID]
+	a.mu.Unlock()
+	if !ok {
+		a.log.Error("report for a restore that is not under way", "pod", req.Namespace+"/"+req.PodName, "container", req.Name)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	entry := v1alpha1.ContainerRestore{Name: req.Name, Result: v1alpha1.ResultRestored, Seconds: req.Seconds, Lazy: r.lazy[req.Name] != nil}
+	if !req.Restored {
+		entry = v1alpha1.ContainerRestore{
+			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed,
+			Message: req.Message, Seconds: req.Seconds,
+		}
+		if lazy := r.lazy[req.Name]; lazy != nil {
+			lazy.Stop()
+			delete(r.lazy, req.Name)
+		}
+	}
+	a.metrics.restores.WithLabelValues(req.Namespace, string(entry.Result), entry.Reason).Inc()
+	a.finish(ctx, req.PodUID, r, entry)
+	if lazy := r.lazy[req.Name]; lazy != nil {
+		go a.drain(context.WithoutCancel(ctx), req.Container, lazy)
+	}
+}
+
+// finish records how one container's restore ended. r.mu is held.
+func (a *Agent) finish(ctx context.Context, podUID string, r *restore, entry v1alpha1.ContainerRestore) {
+	r.status.Containers = append(r.status.Containers, entry)
+	a.reportRestore(ctx, r.migration, *r.status.DeepCopy())
+	if len(r.lazy) == 0 {
+		a.forget(podUID, r)
+	}
+}
+
+// drain waits until all pages of a restored container are filled in. When the
+// page daemon fails instead, the container has holes: it is killed, which its
+// kubelet answers with a cold start.
+func (a *Agent) drain(ctx context.Context, c client.Container, lazy *criu.LazyPages) {
+	log := a.log.With("pod", c.Namespace+"/"+c.PodName, "container", c.Name)
+	err := lazy.Wait()
+	a.mu.Lock()
+	r := a.restores[c.PodUID]
+	a.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.lazy, c.Name)
+	if err != nil {
+		log.Error("page daemon failed; the container is killed because its memory has holes", "err", err)
+		a.killHoled(ctx, r, c, err)
+	} else {
+		log.Info("all pages are filled in")
+	}
+	if len(r.lazy) == 0 {
+		a.forget(c.PodUID, r)
+	}
+}
+
+// forget ends a pod's restore: its images are no longer needed. r.mu is held.
+func (a *Agent) forget(podUID string, r *restore) {
+	if len(r.asked) < len(r.generation.Containers) && r.failure == nil {
+		return // a further container of the pod has yet to be created
+	}
+	a.discard(podUID, r)
+}
+
+// discard removes a pod's restore and its images. r.mu is held.
+func (a *Agent) discard(podUID string, r *restore) {
+	a.mu.Lock()
+	delete(a.restores, podUID)
+	a.mu.Unlock()
+	if r.dir != "" {
+		if err := os.RemoveAll(r.dir); err != nil {
+			a.log.Warn("remove restored images", "err", err)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	corev1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+)
+
+// Folders of containerd and kubelet, as seen on the node.
+const (
+	containerdBundles  = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+	containerdSandboxs = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes"
+	runcStates         = "/run/containerd/runc/k8s.io"
+	kubeletPods        = "/var/lib/kubelet/pods"
+)
+
+// errNotRunning means that not every container of a pod runs yet.
+var errNotRunning = errors.New("not every container of the pod runs")
+
+// containers asks the container runtime of the node for the containers of a pod.
+type containers struct {
+	runtime cri.RuntimeServiceClient
+}
+
+// dialRuntime connects to the CRI socket. The connection is made when it is first used.
+func dialRuntime(socket string) (*containers, error) {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the container runtime at %s: %w", socket, err)
+	}
+	return &containers{runtime: cri.NewRuntimeServiceClient(conn)}, nil
+}
+
+// target finds what must be checkpointed of a pod: its running containers,
+// emptyDir volumes and shared memory. It returns errNotRunning when a container
+// of the pod's spec does not run.
+func (c *containers) target(ctx context.Context, host criu.Host, pod *corev1.Pod) (criu.PodTarget, error) {
+	target := criu.PodTarget{
+		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
+		EmptyDirs: emptyDirs(pod), Hostname: pod.Name,
+	}
+	if pod.Spec.Hostname != "" {
+		target.Hostname = pod.Spec.Hostname
+	}
+	list, err := c.runtime.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
+		State:         &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING},
+		LabelSelector: map[string]string{"io.kubernetes.pod.uid": string(pod.UID)},
+	}})
+	if err != nil {
+		return target, fmt.Errorf("list the containers of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	running := map[string]*cri.Container{}
+	for _, found := range list.Containers {
+		running[found.GetMetadata().GetName()] = found
+	}
+	for _, name := range containerNames(pod) {
+		found, ok := running[name]
+		if !ok {
+			return target, fmt.Errorf("%w: %s", errNotRunning, name)
+		}
+		pid, err := initPid(host, found.Id)
+		if err != nil {
+			return target, err
+		}
+		target.ShmDir = filepath.Join(containerdSandboxs, found.PodSandboxId, "shm")
+		target.Containers = append(target.Containers, criu.Target{
+			Container: client.Container{
+				ID: found.Id, Name: name, Namespace: pod.Namespace, PodName: pod.Name,
+				PodUID: string(pod.UID), SandboxID: found.PodSandboxId,
+			},
+			Pid:          pid,
+			BundleDir:    filepath.Join(containerdBundles, found.Id),
+			RuncStateDir: filepath.Join(runcStates, found.Id),
+		})
+	}
+	return target, nil
+}
+
+// containerNames are the containers that run as long as the pod does: the
+// sidecars among the init containers, and the containers proper.
+func containerNames(pod *corev1.Pod) []string {
+	var names []string
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			names = append(names, c.Name)
+		}
+	}
+	for _, c := range pod.Spec.Containers {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+// emptyDirs are the pod's emptyDir volumes and their folders on the node.
+func emptyDirs(pod *corev1.Pod) map[string]string {
+	dirs := map[string]string{}
+	for _, v := range pod.Spec.Volumes {
+		if v.EmptyDir != nil {
+			dirs[v.Name] = filepath.Join(kubeletPods, string(pod.UID), "volumes", "kubernetes.io~empty-dir", v.Name)
+		}
+	}
+	return dirs
+}
+
+// initPid reads, from runc's state, the process ID of a container's first process.
+func initPid(host criu.Host, containerID string) (int, error) {
+	raw, err := os.ReadFile(filepath.Join(host.Root, runcStates, containerID, "state.json"))
+	if err != nil {
+		return 0, fmt.Errorf("read runc's state of container %s: %w", containerID, err)
+	}
+	var state struct {
+		Pid int `json:"init_process_pid"`
+	}
+	if err := json.Unmarshal(raw, &state); err != nil {
+		return 0, fmt.Errorf("read runc's state of container %s: %w", containerID, err)
+	}
+	if state.Pid <= 0 {
+		return 0, fmt.Errorf("runc's state of container %s names no process", containerID)
+	}
+	return state.Pid, nil
+}
+
+// writableVolume returns the name of a volume of the pod that outlives it and
+// that one of its containers may write to, or "".
+func writableVolume(pod *corev1.Pod) string {
+	lasting := map[string]bool{}
+	for _, v := range pod.Spec.Volumes {
+		s := v.VolumeSource
+		harmless := s.EmptyDir != nil || s.ConfigMap != nil || s.Secret != nil || s.Projected != nil || s.DownwardAPI != nil || s.Image != nil
+		if !harmless && (s.PersistentVolumeClaim == nil || !s.PersistentVolumeClaim.ReadOnly) {
+			lasting[v.Name] = true
+		}
+	}
+	for _, c := range append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
+		for _, m := range c.VolumeMounts {
+			if lasting[m.Name] && !m.ReadOnly {
+				return m.Name
+			}
+		}
+	}
+	return ""
+}
