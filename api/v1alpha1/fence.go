@@ -81,7 +81,7 @@ type NodeFacts struct {
 	// CPUFeatures are the processor's flags that CRIU compares, sorted.
 	// +optional
 	CPUFeatures []string `json:"cpuFeatures,omitempty"`
-	// PeerAddress is where other checkpointers reach this one, as "10.0.0.7:7946".
+	// PeerAddress is where the peer protocol of its checkpointer is served, as "10.0.0.7:7947".
 	PeerAddress string `json:"peerAddress,omitempty"`
 	// Message says why CRIU does not work on the node, when it does not.
 	// +optional
