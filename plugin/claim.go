@@ -1,0 +1,109 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kube-scheduler/framework"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+const (
+	// claimTimeout bounds the writing of a claim; the pod is then tried again.
+	claimTimeout = 5 * time.Second
+
+	// EventClaimed is the reason of the event on a pod that has claimed a Migration.
+	EventClaimed = "LifeboatClaimed"
+)
+
+// Reserve gives the Migration to the pod, within this scheduler.
+func (p *Lifeboat) Reserve(_ context.Context, state framework.CycleState, pod *corev1.Pod, _ string) *framework.Status {
+	pl := placementOf(state)
+	if pl == nil {
+		return nil
+	}
+	if pl.migration != nil && !p.claims.reserve(pl.migration.UID, pod.UID) {
+		return failed(pod, fmt.Errorf("migration %s was given to another pod just now", pl.migration.Name))
+	}
+	p.waiting.remove(pod.UID)
+	return nil
+}
+
+// Unreserve returns the Migration. A claim that was written already stays: it is
+// this pod's when the scheduler tries it again.
+func (p *Lifeboat) Unreserve(_ context.Context, _ framework.CycleState, pod *corev1.Pod, _ string) {
+	p.claims.release(pod.UID)
+}
+
+// PreBindPreFlight says whether there is a claim to write.
+func (p *Lifeboat) PreBindPreFlight(_ context.Context, state framework.CycleState, _ *corev1.Pod, _ string) *framework.Status {
+	if pl := placementOf(state); pl == nil || pl.migration == nil {
+		return framework.NewStatus(framework.Skip)
+	}
+	return nil
+}
+
+// PreBind writes the claim, so that the node's checkpointer finds it before the
+// node can start the pod. A Migration that was closed or claimed by another pod
+// in the meantime fails the binding, and the pod is placed anew.
+func (p *Lifeboat) PreBind(ctx context.Context, state framework.CycleState, pod *corev1.Pod, node string) *framework.Status {
+	pl := placementOf(state)
+	if pl == nil || pl.migration == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	m, err := p.writeClaim(ctx, pl.migration, pod, node)
+	if err != nil {
+		return failed(pod, err)
+	}
+	p.handle.EventRecorder().Eventf(pod, nil, corev1.EventTypeNormal, EventClaimed, "Claiming", "%s", claimMessage(m, node))
+	return nil
+}
+
+// writeClaim claims the Migration as it was seen; where it has changed since, it
+// looks again and claims it only if the pod still may. It returns the Migration
+// that it claimed.
+func (p *Lifeboat) writeClaim(ctx context.Context, seen *v1alpha1.Migration, pod *corev1.Pod, node string) (*v1alpha1.Migration, error) {
+	for {
+		if !claimable(pod, seen) {
+			return nil, fmt.Errorf("migration %s can no longer be claimed: %s", seen.Name, whyNot(seen))
+		}
+		err := p.client.claim(ctx, seen, v1alpha1.Claim{
+			PodName: pod.Name, PodUID: pod.UID, NodeName: node, At: metav1.NowMicro(),
+		})
+		if err == nil {
+			return seen, nil
+		}
+		if !apierrors.IsConflict(err) {
+			return nil, err
+		}
+		if seen, err = p.client.migration(ctx, seen); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func whyNot(m *v1alpha1.Migration) string {
+	switch {
+	case !m.Open():
+		return fmt.Sprintf("it was closed as %s", m.Status.Result)
+	case m.Status.Claim != nil:
+		return fmt.Sprintf("pod %s has claimed it", m.Status.Claim.PodName)
+	default:
+		return "it is being deleted"
+	}
+}
+
+func claimMessage(m *v1alpha1.Migration, node string) string {
+	lost := fmt.Sprintf("Takes the place of pod %s, lost with node %s (migration %s)", m.Spec.Pod.Name, m.Spec.SourceNode, m.Name)
+	if held := m.Status.Checkpoint; held != nil {
+		return fmt.Sprintf("%s: to be restored on node %s from generation %d", lost, node, held.Generation)
+	}
+	return fmt.Sprintf("%s: starts anew on node %s, because no node holds a checkpoint", lost, node)
+}

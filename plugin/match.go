@@ -1,0 +1,95 @@
+package plugin
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+const (
+	kindStatefulSet = "StatefulSet"
+
+	// annotationCompletionIndex marks the pods of an Indexed Job.
+	annotationCompletionIndex = "batch.kubernetes.io/job-completion-index"
+
+	// randomSuffixLength is how many random characters the API server appends
+	// to metadata.generateName.
+	randomSuffixLength = 5
+)
+
+// Match returns the open Migration that the pod may claim, or nil when there is
+// none. A Migration that the pod has claimed already comes first: the scheduler
+// may have stopped between the claim and the binding. Then comes the one that
+// moves a pod of the same name, then the oldest.
+func Match(pod *corev1.Pod, migrations []*v1alpha1.Migration) *v1alpha1.Migration {
+	var best *v1alpha1.Migration
+	for _, m := range migrations {
+		if !claimable(pod, m) {
+			continue
+		}
+		if best == nil || before(pod, m, best) {
+			best = m
+		}
+	}
+	return best
+}
+
+// claimable says whether the pod may claim the Migration as it stands.
+func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	return m.Open() && m.DeletionTimestamp == nil && succeeds(pod, m) && (m.Status.Claim == nil || claimedBy(pod, m))
+}
+
+func claimedBy(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID
+}
+
+// succeeds says whether the pod is one that takes the place of the moved pod,
+// whatever the state of the Migration: the next pod of the same controller and,
+// where a controller's pods are not interchangeable, the one of the same identity.
+func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	lost := m.Spec.Pod
+	if pod.Namespace != m.Namespace || pod.UID == lost.UID {
+		return false
+	}
+	controller := metav1.GetControllerOf(pod)
+	if controller == nil {
+		return lost.OwnerUID == "" && pod.Name == lost.Name
+	}
+	if controller.UID != lost.OwnerUID {
+		return false
+	}
+	if controller.Kind == kindStatefulSet {
+		return pod.Name == lost.Name
+	}
+	if _, indexed := pod.Annotations[annotationCompletionIndex]; indexed {
+		// An Indexed Job names its pods <job>-<index>-<random>.
+		return nameStem(pod.Name) == nameStem(lost.Name)
+	}
+	return true
+}
+
+// nameStem is a generated name without its random end.
+func nameStem(name string) string {
+	return name[:max(0, len(name)-randomSuffixLength)]
+}
+
+// before says whether the pod claims a rather than b.
+func before(pod *corev1.Pod, a, b *v1alpha1.Migration) bool {
+	if own := claimedBy(pod, a); own != claimedBy(pod, b) {
+		return own
+	}
+	if same := a.Spec.Pod.Name == pod.Name; same != (b.Spec.Pod.Name == pod.Name) {
+		return same
+	}
+	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+	}
+	return a.Name < b.Name
+}
+
+// prepared says whether the watcher has written the Migration's status. Before
+// that it cannot be told whether there is a checkpoint to restore.
+func prepared(m *v1alpha1.Migration) bool {
+	return m.Status.Phase != "" || m.Status.Checkpoint != nil || len(m.Status.Conditions) > 0
+}
