@@ -1,0 +1,129 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/lifeboat-dev/lifeboat/e2e/image"
+)
+
+const (
+	defaultName  = "lab"
+	defaultNodes = 3
+	maxNodes     = 100
+)
+
+// DirVariable is the environment variable with the folder of all clusters and their cache.
+const DirVariable = "LIFEBOAT_LAB"
+
+// Config says what cluster to start. The zero value is a cluster "lab" of three nodes
+// with stock Kubernetes.
+type Config struct {
+	// Name tells clusters apart that run at the same time. It is 1 to 20 small letters,
+	// digits and dashes. Default: "lab".
+	Name string
+	// Nodes is how many nodes the cluster has, n1, n2 and so on. Default: 3.
+	Nodes int
+	// Dir is the folder of all clusters and of the cache. Default: $LIFEBOAT_LAB, or
+	// "lifeboat" in the user's cache folder.
+	Dir string
+	// Module is the folder of the Lifeboat module. Default: the one that the working
+	// folder lies in.
+	Module string
+	// Scheduler replaces Kubernetes' scheduler.
+	Scheduler Scheduler
+	// ContainerdDropIns are files with further tables for containerd's configuration,
+	// for instance a runtime handler. Their text is appended to it: an import would, in
+	// containerd 1.7, replace the settings of a whole plugin.
+	ContainerdDropIns []string
+	// Images are image archives that each node loads when it first boots.
+	Images []string
+	// Keep says that the cluster is to outlive this program. A cluster that is not kept
+	// counts as a leftover once the program that started it has ended.
+	Keep bool
+	// Progress is told each step of long work. Default: nobody is.
+	Progress func(step string)
+}
+
+// Scheduler says which scheduler a cluster has. The zero value is Kubernetes' own.
+type Scheduler struct {
+	// Dir is the folder of the main package to build, itself in a module.
+	Dir string
+	// ConfigFile is a KubeSchedulerConfiguration; the kubeconfig is put into it.
+	ConfigFile string
+}
+
+var validName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$`)
+
+// complete fills in the defaults and checks the rest.
+func (c Config) complete() (Config, error) {
+	if c.Name == "" {
+		c.Name = defaultName
+	}
+	if !validName.MatchString(c.Name) {
+		return c, fmt.Errorf("cluster name %q: use 1 to 20 small letters, digits and inner dashes", c.Name)
+	}
+	if c.Nodes == 0 {
+		c.Nodes = defaultNodes
+	}
+	if c.Nodes < 1 || c.Nodes > maxNodes {
+		return c, fmt.Errorf("%d nodes: use 1 to %d", c.Nodes, maxNodes)
+	}
+	if c.Dir == "" {
+		c.Dir = os.Getenv(DirVariable)
+	}
+	if c.Dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return c, fmt.Errorf("find a folder for the cluster: %w (set %s)", err, DirVariable)
+		}
+		c.Dir = filepath.Join(cache, "lifeboat")
+	}
+	var err error
+	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
+		return c, fmt.Errorf("find a folder for the cluster: %w", err)
+	}
+	if c.Progress == nil {
+		c.Progress = func(string) {}
+	}
+	return c, nil
+}
+
+// completeForStart adds what only a start needs.
+func (c Config) completeForStart() (Config, error) {
+	c, err := c.complete()
+	if err != nil {
+		return c, err
+	}
+	if os.Geteuid() != 0 {
+		return c, errors.New("a local cluster needs root, for namespaces and mounts: run this as root")
+	}
+	if c.Module, err = image.Module(c.Module); err != nil {
+		return c, err
+	}
+	for _, list := range [][]*string{pointers(c.ContainerdDropIns), pointers(c.Images), {&c.Scheduler.Dir, &c.Scheduler.ConfigFile}} {
+		for _, path := range list {
+			if *path == "" {
+				continue
+			}
+			if *path, err = filepath.Abs(*path); err != nil {
+				return c, err
+			}
+			if _, err := os.Stat(*path); err != nil {
+				return c, fmt.Errorf("cluster configuration: %w", err)
+			}
+		}
+	}
+	return c, nil
+}
+
+func pointers(list []string) []*string {
+	var all []*string
+	for i := range list {
+		all = append(all, &list[i])
+	}
+	return all
+}
