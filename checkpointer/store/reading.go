@@ -1,0 +1,178 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// maxManifest is the largest manifest that is read, in bytes: the chunks of
+// some 250 GB of memory.
+const maxManifest = 256 << 20
+
+// openManifest reads and decrypts a manifest.
+func (s *Store) openManifest(ctx context.Context, key Key, number int64) (text []byte, h header, namespaceKey [32]byte, err error) {
+	name := manifestName(number)
+	data, err := s.disk.read(key.path(name), maxManifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, h, namespaceKey, fmt.Errorf("generation %d of %s: %w", number, key, ErrNotFound)
+	}
+	if err != nil {
+		return nil, h, namespaceKey, fmt.Errorf("generation %d of %s: %w", number, key, err)
+	}
+	return s.decryptManifest(ctx, key, number, data)
+}
+
+// decryptManifest opens the content of a manifest's file. It returns a Damaged
+// when that is not a manifest of this generation of this pod.
+func (s *Store) decryptManifest(ctx context.Context, key Key, number int64, data []byte) (text []byte, h header, namespaceKey [32]byte, err error) {
+	damaged := func(format string, args ...any) *Damaged {
+		return &Damaged{Generation: number, File: manifestName(number), Detail: fmt.Sprintf(format, args...)}
+	}
+	otherKey := func(format string, args ...any) *Damaged {
+		d := damaged(format, args...)
+		d.key = true
+		return d
+	}
+	h, sealed, err := parseHeader(manifestKind, data)
+	if err != nil {
+		return nil, h, namespaceKey, damaged("header: %v", err)
+	}
+	if h.generation != number {
+		return nil, h, namespaceKey, damaged("it is of generation %d", h.generation)
+	}
+	namespaceKey, err = s.keys.KeyByID(ctx, key.Namespace, h.keyID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, h, namespaceKey, otherKey("written with key %q, which namespace %s does not have", h.keyID, key.Namespace)
+	}
+	if err != nil {
+		return nil, h, namespaceKey, fmt.Errorf("key %q of namespace %s: %w", h.keyID, key.Namespace, err)
+	}
+	if h.check != keyCheck(namespaceKey) {
+		return nil, h, namespaceKey, otherKey("written with another key than the %q that namespace %s has now", h.keyID, key.Namespace)
+	}
+	n := nonce(0)
+	text, err = newFileCipher(namespaceKey, h.id, manifestKeyInfo).Open(nil, n[:], sealed, appendIdentity(h.append(nil), key))
+	if err != nil {
+		return nil, h, namespaceKey, damaged("it was altered or cut short")
+	}
+	return text, h, namespaceKey, nil
+}
+
+// sealManifest is the other direction: it returns the content of the file.
+func sealManifest(m *manifest, keyID string, namespaceKey [32]byte) ([]byte, error) {
+	text, err := m.encode()
+	if err != nil {
+		return nil, err
+	}
+	h := header{kind: manifestKind, check: keyCheck(namespaceKey), id: newFileID(), generation: m.Generation.Number, keyID: keyID}
+	clear := h.append(nil)
+	n := nonce(0)
+	sealed := newFileCipher(namespaceKey, h.id, manifestKeyInfo).Seal(clear, n[:], text, appendIdentity(h.append(nil), m.Key))
+	if len(sealed) > maxManifest {
+		return nil, fmt.Errorf("manifest of %d bytes, more than %d", len(sealed), maxManifest)
+	}
+	return sealed, nil
+}
+
+// summary returns a manifest without its files, after a look at whether each
+// segment is there with its full size.
+func (s *Store) summary(ctx context.Context, key Key, number int64) (*manifest, error) {
+	m, err := s.cachedSummary(ctx, key, number)
+	if err != nil {
+		return nil, err
+	}
+	for _, seg := range m.segments {
+		if err := s.checkSize(key, number, seg); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (s *Store) cachedSummary(ctx context.Context, key Key, number int64) (*manifest, error) {
+	info, err := s.disk.root.Lstat(key.path(manifestName(number)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("generation %d of %s: %w", number, key, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p := s.pod(key)
+	p.mu.Lock()
+	cached, ok := p.summaries[number]
+	p.mu.Unlock()
+	if ok && cached.size == info.Size() && cached.modified.Equal(info.ModTime()) {
+		return cached.manifest, nil
+	}
+	text, h, _, err := s.openManifest(ctx, key, number)
+	if err != nil {
+		return nil, err
+	}
+	m, _, err := decodeIntro(text)
+	if err == nil {
+		err = m.belongsTo(key, h)
+	}
+	if err != nil {
+		return nil, &Damaged{Generation: number, File: manifestName(number), Detail: err.Error()}
+	}
+	m.Generation.NewBytes += info.Size()
+	p.mu.Lock()
+	p.summaries[number] = cachedSummary{info.Size(), info.ModTime(), m}
+	p.mu.Unlock()
+	return m, nil
+}
+
+func (m *manifest) belongsTo(key Key, h header) error {
+	if m.Key != key || m.Generation.Number != h.generation {
+		return fmt.Errorf("it is of generation %d of %s", m.Generation.Number, m.Key)
+	}
+	return nil
+}
+
+func (s *Store) checkSize(key Key, number int64, seg segment) error {
+	name := segmentName(seg.id)
+	size, err := s.disk.size(key.path(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &Damaged{Generation: number, File: name, Detail: "it is missing"}
+	case err != nil:
+		return err
+	case size != seg.size:
+		return &Damaged{Generation: number, File: name, Detail: fmt.Sprintf("it has %d bytes in place of %d", size, seg.size)}
+	}
+	return nil
+}
+
+// fullManifest returns a manifest with its files, and the key that it and its
+// segments are written with.
+func (s *Store) fullManifest(ctx context.Context, key Key, number int64) (*manifest, header, [32]byte, error) {
+	text, h, namespaceKey, err := s.openManifest(ctx, key, number)
+	if err != nil {
+		return nil, h, namespaceKey, err
+	}
+	m, err := decodeManifest(text)
+	if err == nil {
+		err = m.belongsTo(key, h)
+	}
+	if err != nil {
+		return nil, h, namespaceKey, &Damaged{Generation: number, File: manifestName(number), Detail: err.Error()}
+	}
+	return m, h, namespaceKey, nil
+}
+
+// checkSegmentHeader reads the header of a segment's file, and compares it with
+// what the manifest says.
+func checkSegmentHeader(file io.ReaderAt, seg segment, manifestHeader header) error {
+	want := header{kind: segmentKind, check: manifestHeader.check, id: seg.id, generation: seg.generation, keyID: manifestHeader.keyID}
+	data := make([]byte, want.size())
+	if _, err := file.ReadAt(data, 0); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	if string(data) != string(want.append(nil)) {
+		return errors.New("its header is not the one that the manifest expects")
+	}
+	return nil
+}

@@ -1,0 +1,277 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"time"
+)
+
+// Retain keeps the pod's n newest whole generations, and removes the others
+// with what only they refer to. Damaged generations are removed too. One that
+// is being read stays until a later Retain.
+func (s *Store) Retain(key Key, n int) error {
+	if err := key.Validate(); err != nil {
+		return fmt.Errorf("retain: %w", err)
+	}
+	p := s.pod(key)
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	if err := s.retain(ctx, key, n); err != nil {
+		return fmt.Errorf("retain the newest generations of %s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Store) retain(ctx context.Context, key Key, n int) error {
+	numbers, err := s.numbers(key)
+	if err != nil {
+		return err
+	}
+	var drop []int64
+	whole := 0
+	for _, number := range numbers {
+		_, err := s.summary(ctx, key, number)
+		switch {
+		case err == nil && whole < n:
+			whole++
+		case err == nil:
+			drop = append(drop, number)
+		case removable(err):
+			drop = append(drop, number)
+		}
+	}
+	return s.collect(ctx, key, drop)
+}
+
+// removable is whether an error shows that a generation can never be restored
+// from its files. A key that cannot be had, or is another one, may come back.
+func removable(err error) bool {
+	var damaged *Damaged
+	return errors.As(err, &damaged) && !damaged.key
+}
+
+// collect removes generations in two passes: first their manifests, for good,
+// and then the segments that no manifest refers to any more. So a manifest is
+// never without its segments. The pod's writing lock must be held.
+func (s *Store) collect(ctx context.Context, key Key, drop []int64) error {
+	p := s.pod(key)
+	removed := false
+	for _, number := range drop {
+		if !p.forget(number) {
+			continue // it is being read
+		}
+		if err := s.removeFile(key.path(manifestName(number))); err != nil {
+			return err
+		}
+		removed = true
+	}
+	if removed {
+		if err := s.disk.syncFolder(key.path(manifestsFolder)); err != nil {
+			return err
+		}
+	}
+	return s.collectSegments(ctx, key)
+}
+
+// forget drops what is cached of a generation, unless it is being read.
+func (p *pod) forget(number int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.readers[number] > 0 {
+		return false
+	}
+	delete(p.summaries, number)
+	return true
+}
+
+// collectSegments is the second pass. It does nothing while a manifest cannot
+// be read, because it could refer to anything, and while files are being
+// received, because their manifest comes last.
+func (s *Store) collectSegments(ctx context.Context, key Key) error {
+	p := s.pod(key)
+	p.mu.Lock()
+	defer p.mu.Unlock() // no import begins meanwhile
+	if p.imports > 0 {
+		return nil
+	}
+	numbers, err := s.numbers(key)
+	if err != nil {
+		return err
+	}
+	referred := map[fileID]bool{}
+	for _, number := range numbers {
+		m, ok := p.summaries[number]
+		if !ok {
+			p.mu.Unlock()
+			_, err := s.cachedSummary(ctx, key, number)
+			p.mu.Lock()
+			if err != nil || p.imports > 0 {
+				return nil
+			}
+			m = p.summaries[number]
+		}
+		for _, seg := range m.manifest.segments {
+			referred[seg.id] = true
+		}
+	}
+	names, err := s.disk.names(key.path(segmentsFolder))
+	if err != nil {
+		return err
+	}
+	removed := false
+	for _, name := range names {
+		id, ok := parseSegmentName(segmentsFolder + "/" + name)
+		if !ok || referred[id] {
+			continue
+		}
+		if err := s.removeFile(key.path(segmentName(id))); err != nil {
+			return err
+		}
+		removed = true
+	}
+	if !removed {
+		return nil
+	}
+	return s.disk.syncFolder(key.path(segmentsFolder))
+}
+
+// removeFile removes a file, and its size from the store's.
+func (s *Store) removeFile(name string) error {
+	size, err := s.disk.size(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.disk.remove(name); err != nil {
+		return err
+	}
+	s.used.Add(-size)
+	return nil
+}
+
+// Remove removes all that the store has of a pod. It returns ErrInUse when a
+// generation of it is being read or received.
+func (s *Store) Remove(key Key) error {
+	if err := key.Validate(); err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	p := s.pod(key)
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.imports > 0 || len(p.readers) > 0 {
+		return fmt.Errorf("remove %s: %w", key, ErrInUse)
+	}
+	clear(p.summaries)
+	// Manifests go first: what is interrupted leaves no generation without its segments.
+	for _, folder := range []string{manifestsFolder, segmentsFolder} {
+		if err := s.removeFolder(key.path(folder)); err != nil {
+			return fmt.Errorf("remove %s: %w", key, err)
+		}
+	}
+	if err := s.removeFolder(key.folder()); err != nil {
+		return fmt.Errorf("remove %s: %w", key, err)
+	}
+	return nil
+}
+
+// removeFolder removes a folder of files, if it is there.
+func (s *Store) removeFolder(folder string) error {
+	if _, err := s.disk.root.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	names, err := s.disk.names(folder)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := s.removeFile(path.Join(folder, name)); err != nil {
+			return err
+		}
+	}
+	if err := s.disk.syncFolder(folder); err != nil {
+		return err
+	}
+	if err := s.disk.remove(folder); err != nil {
+		return err
+	}
+	return s.disk.syncFolder(path.Dir(folder))
+}
+
+// reserve counts bytes that are about to be written. Where they would exceed
+// the budget it first drops old generations; writer is the pod whose writing
+// lock the caller holds, if any.
+func (s *Store) reserve(writer Key, bytes int64) error {
+	used := s.used.Add(bytes)
+	if s.options.MaxBytes == 0 || used <= s.options.MaxBytes {
+		return nil
+	}
+	err := s.makeRoom(writer)
+	if err == nil && s.used.Load() <= s.options.MaxBytes {
+		return nil
+	}
+	s.used.Add(-bytes)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %d bytes are allowed, and the newest generation of each pod is all that is left: "+
+		"raise the limit, or protect fewer pods on this node", ErrBudget, s.options.MaxBytes)
+}
+
+// makeRoom drops generations, oldest first, until the budget is kept. The
+// newest whole generation of each pod stays.
+func (s *Store) makeRoom(writer Key) error {
+	keys, err := s.Pods()
+	if err != nil {
+		return err
+	}
+	type candidate struct {
+		key     Key
+		number  int64
+		takenAt time.Time
+	}
+	var candidates []candidate
+	for _, key := range keys {
+		list, err := s.List(key)
+		if err != nil {
+			continue // its keys cannot be had now: nothing of it is dropped
+		}
+		for i, gen := range list {
+			if i > 0 {
+				candidates = append(candidates, candidate{key, gen.Number, gen.TakenAt})
+			}
+		}
+	}
+	slices.SortFunc(candidates, func(a, b candidate) int { return a.takenAt.Compare(b.takenAt) })
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	for _, c := range candidates {
+		if s.used.Load() <= s.options.MaxBytes {
+			return nil
+		}
+		p := s.pod(c.key)
+		if c.key != writer {
+			// Its writer may be waiting for ours: no waiting for it here.
+			if !p.writing.TryLock() {
+				continue
+			}
+		}
+		err := s.collect(ctx, c.key, []int64{c.number})
+		if c.key != writer {
+			p.writing.Unlock()
+		}
+		if err != nil {
+			return fmt.Errorf("drop generation %d of %s: %w", c.number, c.key, err)
+		}
+	}
+	return nil
+}
