@@ -1,0 +1,404 @@
+package fence
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/client-go/rest"
+
+	"github.com/lifeboat-dev/lifeboat/api/permission"
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// quick are terms in the proportions of the real ones.
+var quick = permission.Terms{Period: 600 * time.Millisecond, ReadEvery: 150 * time.Millisecond, Drift: 0.01, Margin: 300 * time.Millisecond}
+
+// node is a node with real cgroups and a fencer that can be stopped and started.
+type node struct {
+	t       *testing.T
+	api     *fenceAPI
+	folder  string
+	bootID  string
+	cgroups string // the cgroup of all pods of this test
+	metrics *Metrics
+	pods    int
+}
+
+func newNode(t *testing.T) *node {
+	if os.Getuid() != 0 {
+		t.Fatal("run this test as root: it makes, freezes and kills cgroups")
+	}
+	n := &node{t: t, api: serveFences(t), folder: t.TempDir(), bootID: thisBoot,
+		cgroups: fmt.Sprintf("/lifeboat-fence-test-%d-%s", os.Getpid(), filepath.Base(t.TempDir()))}
+	if err := os.Mkdir(filepath.Join(n.folder, "containers"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// start runs a fencer until the returned function is called, or the test ends.
+func (n *node) start() (stop func()) {
+	n.metrics = NewMetrics(prometheus.NewRegistry())
+	fencer, err := New(Config{
+		Node: "n1", API: &rest.Config{Host: n.api.URL}, Terms: quick, Folder: n.folder,
+		CgroupRoot: cgroupRoot, BootID: n.bootID, Metrics: n.metrics,
+		Log: slog.New(slog.NewTextHandler(n.t.Output(), nil)),
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- fencer.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			n.t.Errorf("the fencer ended with: %v", err)
+		}
+	}
+	n.t.Cleanup(stop)
+	return stop
+}
+
+// testPod is a pod of one container, each with a process.
+type testPod struct {
+	n            *node
+	registration client.Registration
+	pod          cgroup.Group
+	ended        chan struct{} // closed when the container's process has ended
+}
+
+// runPod starts a pod and registers its container under an epoch.
+func (n *node) runPod(epoch int64) *testPod {
+	p := n.runUnregistered(epoch)
+	content, err := json.Marshal(p.registration)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(n.folder, "containers", p.registration.ID+".json"), content, 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+func (n *node) runUnregistered(epoch int64) *testPod {
+	n.t.Helper()
+	n.pods++
+	uid, id := fmt.Sprintf("uid-%d", n.pods), fmt.Sprintf("c%d", n.pods)
+	p := &testPod{n: n, ended: make(chan struct{}), registration: client.Registration{
+		Container:   client.Container{ID: id, Name: "main", Namespace: "default", PodName: "p-" + id, PodUID: uid},
+		CgroupsPath: n.cgroups + "/pod" + uid + "/" + id, Epoch: epoch,
+	}}
+	container, err := cgroup.ForPath(cgroupRoot, p.registration.CgroupsPath)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	p.pod = container.Parent()
+	if err := os.MkdirAll(container.Dir(), 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		for _, group := range []cgroup.Group{container, p.pod, p.pod.Parent()} {
+			// The last pod's cleanup removes the common parent.
+			_ = os.Remove(group.Dir())
+		}
+	})
+	process := exec.Command("sleep", "600")
+	if err := process.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	go func() { _ = process.Wait(); close(p.ended) }()
+	n.t.Cleanup(func() {
+		if err := p.pod.Kill(context.Background()); err != nil {
+			n.t.Errorf("clean up: %v", err)
+		}
+		<-p.ended
+	})
+	if err := os.WriteFile(filepath.Join(container.Dir(), "cgroup.procs"), []byte(strconv.Itoa(process.Process.Pid)), 0); err != nil {
+		n.t.Fatal(err)
+	}
+	return p
+}
+
+func (p *testPod) frozen() bool {
+	frozen, err := p.pod.Frozen()
+	if err != nil {
+		p.n.t.Fatal(err)
+	}
+	return frozen
+}
+
+func (p *testPod) alive() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// eventually waits for a condition.
+func (n *node) eventually(what string, condition func() bool) {
+	n.t.Helper()
+	n.within(10*time.Second, what, condition)
+}
+
+func (n *node) within(limit time.Duration, what string, condition func() bool) {
+	n.t.Helper()
+	for deadline := time.Now().Add(limit); !condition(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("not within %s: %s", limit, what)
+		}
+	}
+}
+
+// always checks a condition for a while.
+func (n *node) always(during time.Duration, what string, condition func() bool) {
+	n.t.Helper()
+	for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if !condition() {
+			n.t.Fatalf("for a moment not: %s", what)
+		}
+	}
+}
+
+func (n *node) state() State {
+	var state State
+	if _, err := readJSON(filepath.Join(n.folder, StateFile), &state); err != nil {
+		n.t.Fatal(err)
+	}
+	return state
+}
+
+func (n *node) permitted() bool { return Now() < n.state().PermittedUntil }
+
+func TestFreezesWithoutPermissionAndThawsWithIt(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	n.eventually("the node made its record", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
+	if got := n.api.spec("n1"); got.Epoch != 1 || got.BootID != thisBoot || got.ChangedAt == nil {
+		t.Errorf("the new record is %+v", got)
+	}
+	n.eventually("the runtime is told", func() bool { return n.permitted() && n.state().Epoch == 1 })
+	first := n.runPod(1)
+	unprotected := n.runUnregistered(1)
+	n.always(2*quick.Period, "runs while permitted", func() bool { return !first.frozen() })
+
+	n.api.setSilent(true)
+	n.within(quick.Period+quick.Margin, "frozen when the permission has run out", first.frozen)
+	if n.permitted() {
+		t.Error("frozen while the published permission lasts")
+	}
+	second := n.runPod(1)
+	n.within(quick.Margin, "a pod that starts without permission is frozen", second.frozen)
+	if unprotected.frozen() {
+		t.Error("a pod that is not registered was frozen")
+	}
+
+	n.api.setSilent(false)
+	n.eventually("both thawed", func() bool { return !first.frozen() && !second.frozen() })
+	if !n.permitted() {
+		t.Error("thawed without permission")
+	}
+	if got := testutil.ToFloat64(n.metrics.freezes); got != 2 {
+		t.Errorf("counted %v freezes, want 2", got)
+	}
+	if !first.alive() || !second.alive() {
+		t.Error("a pod ended")
+	}
+}
+
+func TestRefutesAFalseDeclaration(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	pod := n.runPod(1)
+	n.eventually("permitted", func() bool { return n.state().State == v1alpha1.FenceRunning && !pod.frozen() })
+	n.api.set("n1", v1alpha1.FenceLost, 1)
+	n.within(quick.Period, "refuted while the permission lasted", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
+	n.always(2*quick.Period, "keeps running", func() bool { return !pod.frozen() })
+	if got := n.api.spec("n1"); got.Epoch != 1 || got.Reason != "" || got.LostAt != nil {
+		t.Errorf("the refuted record is %+v", got)
+	}
+	if got := testutil.ToFloat64(n.metrics.refutations); got != 1 {
+		t.Errorf("counted %v refutations, want 1", got)
+	}
+}
+
+// TestLosesAgainstTheWatcher: the watcher's Fenced comes between the node's
+// read of Lost and its refutation.
+func TestLosesAgainstTheWatcher(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	n.eventually("permitted", func() bool { return n.state().State == v1alpha1.FenceRunning })
+	pod := n.runPod(1)
+	raced := false
+	n.api.mu.Lock()
+	n.api.beforePatch = func(fence *v1alpha1.Fence) {
+		if !raced {
+			raced = true
+			fence.Spec.State, fence.Spec.Epoch = v1alpha1.FenceFenced, 2
+			n.api.bump(fence)
+		} else if fence.Spec.State == v1alpha1.FenceFenced && pod.alive() {
+			t.Error("the node asked to return while an old copy was alive")
+		}
+	}
+	n.api.mu.Unlock()
+	n.api.set("n1", v1alpha1.FenceLost, 1)
+	n.eventually("returned", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
+	if !raced || pod.alive() {
+		t.Errorf("raced: %t; the old copy is alive: %t", raced, pod.alive())
+	}
+	if got := n.api.spec("n1").Epoch; got != 2 {
+		t.Errorf("the epoch is %d, want 2", got)
+	}
+	if got := testutil.ToFloat64(n.metrics.refutations); got != 0 {
+		t.Errorf("counted %v refutations, want 0", got)
+	}
+}
+
+func TestReturnsFromFencedWithoutOldCopies(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	n.eventually("permitted", func() bool { return n.state().State == v1alpha1.FenceRunning })
+	old := n.runPod(1)
+	n.api.setSilent(true)
+	n.eventually("frozen", old.frozen)
+	n.api.set("n1", v1alpha1.FenceFenced, 2)
+	n.api.setSilent(false)
+	n.eventually("returned", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
+	if old.alive() {
+		t.Error("the node returned while an old copy was alive")
+	}
+	if got := testutil.ToFloat64(n.metrics.kills); got != 1 {
+		t.Errorf("counted %v kills, want 1", got)
+	}
+	n.eventually("the runtime is told", func() bool { return n.permitted() && n.state().Epoch == 2 })
+	fresh := n.runPod(2)
+	n.always(2*quick.Period, "a pod of the new epoch runs", func() bool { return fresh.alive() && !fresh.frozen() })
+	late := n.runPod(1)
+	n.eventually("a pod that was registered late under the old epoch is killed", func() bool { return !late.alive() })
+	if !fresh.alive() {
+		t.Error("the pod of the new epoch was killed too")
+	}
+}
+
+// TestTheNextFencerGoesOn: a fencer that ends leaves what it froze frozen, and
+// the next one thaws that, and only that.
+func TestTheNextFencerGoesOn(t *testing.T) {
+	n := newNode(t)
+	stop := n.start()
+	n.eventually("permitted", func() bool { return n.permitted() })
+	pod := n.runPod(1)
+	foreign := n.runPod(1)
+	if err := foreign.pod.Freeze(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	n.api.setSilent(true)
+	n.eventually("frozen", pod.frozen)
+	stop()
+	if !pod.frozen() {
+		t.Error("the fencer's end thawed a pod")
+	}
+
+	n.api.setSilent(false)
+	stop = n.start()
+	n.eventually("thawed by the next fencer", func() bool { return !pod.frozen() })
+	n.always(2*quick.Period, "what another froze stays frozen", foreign.frozen)
+
+	stop()
+	n.start()
+	n.always(2*quick.Period, "a restart within the permission freezes nothing", func() bool { return !pod.frozen() })
+	if got := testutil.ToFloat64(n.metrics.freezes); got != 0 {
+		t.Errorf("counted %v freezes, want 0", got)
+	}
+}
+
+// TestAfterABoot: after a boot the node lets the watcher finish,
+// and takes a record over that was never declared.
+func TestAfterABoot(t *testing.T) {
+	n := newNode(t)
+	stop := n.start()
+	n.eventually("permitted", n.permitted)
+	stop()
+	n.bootID = "boot-3"
+	n.api.set("n1", v1alpha1.FenceLost, 1)
+	n.start()
+	n.always(2*quick.Period, "lost and not refuted", func() bool { return n.api.spec("n1").State == v1alpha1.FenceLost })
+	n.api.set("n1", v1alpha1.FenceFenced, 2)
+	n.eventually("returned", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
+	if got := n.api.spec("n1").BootID; got != "boot-3" {
+		t.Errorf("the record names boot %q", got)
+	}
+}
+
+// TestNeverFreezesMoreThanThePod: a cgroup that is not named after the pod, such
+// as the one of all pods, must not be frozen for one of them.
+func TestNeverFreezesMoreThanThePod(t *testing.T) {
+	tests := map[string]struct{ cgroupsPath, uid, want string }{
+		"kubelet with cgroupfs": {"/kubepods/burstable/podaa-bb/c1", "aa-bb", "/kubepods/burstable/podaa-bb"},
+		"kubelet with systemd":  {"kubepods-podaa_bb.slice:cri-containerd:c1", "aa-bb", "/kubepods.slice/kubepods-podaa_bb.slice"},
+		"under all pods":        {"/kubepods/c1", "aa-bb", "/kubepods/c1"},
+		"under the root":        {"/c1", "aa-bb", "/c1"},
+		"no pod":                {"/kubepods/c1", "", "/kubepods/c1"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			container, err := cgroup.ForPath(cgroupRoot, test.cgroupsPath)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := podGroup(container, test.uid).Path(); got != test.want {
+				t.Errorf("podGroup is %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestBootIDStaysDuringABoot(t *testing.T) {
+	first, err := BootID("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := BootID("/proc")
+	if err != nil || first != again {
+		t.Errorf("BootID is %q, then %q (%v)", first, again, err)
+	}
+	own, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := string(own[:36]) + "/"; first[:37] != want {
+		t.Errorf("BootID is %q, want it to begin with %q", first, want)
+	}
+}
+
+func TestMetricsAreWellFormed(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	NewMetrics(registry).reads.WithLabelValues(resultError).Inc()
+	problems, err := testutil.GatherAndLint(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range problems {
+		t.Errorf("%s: %s", problem.Metric, problem.Text)
+	}
+}
