@@ -97,6 +97,19 @@ func ReadyPod(ctx context.Context, c client.Client, namespace string, labels cli
 	return ready, err
 }
 
+// DescribePods says in a line how the pods with the labels fare.
+func DescribePods(ctx context.Context, c client.Client, namespace string, labels client.MatchingLabels) (string, error) {
+	var pods corev1.PodList
+	if err := c.List(ctx, &pods, client.InNamespace(namespace), labels); err != nil {
+		return "", err
+	}
+	seen := make([]string, len(pods.Items))
+	for i := range pods.Items {
+		seen[i] = describe(&pods.Items[i])
+	}
+	return strings.Join(seen, "; "), nil
+}
+
 // Ready says whether a pod is ready and stays.
 func Ready(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp == nil && slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
