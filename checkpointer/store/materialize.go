@@ -251,7 +251,7 @@ type unpacker struct {
 }
 
 func newUnpacker(m *manifest, segments []openSegment, namespaceKey [32]byte) (*unpacker, error) {
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(chunkSize),
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(pieceSize+chunkSize),
 		zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err

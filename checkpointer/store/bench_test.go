@@ -1,0 +1,113 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store/storetest"
+)
+
+const benchBytes = 256 << 20
+
+// stage writes 256 MB of memory that does not compress into a folder on a
+// tmpfs, where checkpoints are staged.
+func stage(b *testing.B, seed uint64) string {
+	b.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "lifeboat-bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	pagemap, pages := storetest.Images(1, storetest.Memory{Address: 0x7f0000000000, Data: storetest.Pages(seed, benchBytes/storetest.PageSize)})
+	for name, content := range map[string]string{"pagemap-1.img": pagemap, "pages-1.img": pages} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func benchStore(b *testing.B, dir string, workers int) *store.Store {
+	b.Helper()
+	s, err := store.OpenWith(dir, storetest.NewKeys(), store.Options{Workers: workers})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { s.Close() })
+	return s
+}
+
+func BenchmarkSeal(b *testing.B) {
+	ctx := context.Background()
+	key := store.Key{Namespace: "shop", PodUID: "pod"}
+	for _, workers := range []int{1, 2} {
+		b.Run(fmt.Sprintf("unchanged/workers=%d", workers), func(b *testing.B) {
+			staged, s := stage(b, 1), benchStore(b, b.TempDir(), workers)
+			if _, err := s.Seal(ctx, key, store.Generation{}, staged); err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(benchBytes)
+			b.ReportAllocs()
+			for b.Loop() {
+				gen, err := s.Seal(ctx, key, store.Generation{}, staged)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if gen.NewBytes > benchBytes/100 {
+					b.Fatalf("%d bytes were stored again", gen.NewBytes)
+				}
+				if err := s.Retain(key, 2); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("changed/workers=%d", workers), func(b *testing.B) {
+			staged := []string{stage(b, 1), stage(b, 2)}
+			s := benchStore(b, b.TempDir(), workers)
+			b.SetBytes(benchBytes)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if _, err := s.Seal(ctx, key, store.Generation{}, staged[i%2]); err != nil {
+					b.Fatal(err)
+				}
+				if err := s.Retain(key, 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkMaterialize(b *testing.B) {
+	ctx := context.Background()
+	key := store.Key{Namespace: "shop", PodUID: "pod"}
+	for _, workers := range []int{1, 2} {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			s := benchStore(b, b.TempDir(), workers)
+			if _, err := s.Seal(ctx, key, store.Generation{}, stage(b, 1)); err != nil {
+				b.Fatal(err)
+			}
+			target, err := os.MkdirTemp("/dev/shm", "lifeboat-bench-")
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { os.RemoveAll(target) })
+			dir := filepath.Join(target, "restored")
+			b.SetBytes(benchBytes)
+			for b.Loop() {
+				if err := s.Materialize(ctx, key, 1, dir); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := os.RemoveAll(dir); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
