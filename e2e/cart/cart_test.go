@@ -9,8 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-
-	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
 func TestSnapshotHasEveryAcknowledgedItem(t *testing.T) {
@@ -141,25 +139,5 @@ func TestShopperSendsEachItemOnce(t *testing.T) {
 		if item.Quantity != 1 {
 			t.Errorf("%s was sent %d times", item.SKU, item.Quantity)
 		}
-	}
-}
-
-func TestCartAsksForProtectionAndShopperDoesNot(t *testing.T) {
-	for name, annotations := range map[string]map[string]string{
-		"StatefulSet": StatefulSet("shop").Spec.Template.Annotations,
-		"Deployment":  Deployment("shop").Spec.Template.Annotations,
-		"pod":         Pod("shop").Annotations,
-	} {
-		protection, err := v1alpha1.ParseAnnotations(annotations)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if !protection.Protected || protection.Interval != 2*time.Second || protection.Replicas != 1 {
-			t.Errorf("%s asks for %+v", name, protection)
-		}
-	}
-	shopper := ShopperPod("shop", "n2")
-	if len(shopper.Annotations) != 0 || shopper.Spec.NodeName != "n2" || shopper.Namespace != "shop" {
-		t.Errorf("the shopper is %+v", shopper.ObjectMeta)
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lifeboat-dev/lifeboat/e2e/cart"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster"
 	"github.com/lifeboat-dev/lifeboat/e2e/deploy"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
@@ -108,14 +108,14 @@ func (d *demo) setUp(ctx context.Context, shop *loss.Shop) error {
 	ctx, cancel := context.WithTimeout(ctx, setUpLimit)
 	defer cancel()
 	d.config.Progress("opening the shop: a StatefulSet with " + annotations())
-	if err := shop.Open(ctx, cart.StatefulSet(namespace)); err != nil {
+	if err := shop.Open(ctx, workload.StatefulSet(namespace)); err != nil {
 		return err
 	}
 	d.config.Progress(fmt.Sprintf("sending a shopper; waiting for %d checkpoints of its items", generations))
 	if err := shop.StartShopper(ctx, generations); err != nil {
 		return err
 	}
-	pod, err := observe.ReadyPod(ctx, shop.Client, namespace, cart.Labels)
+	pod, err := observe.ReadyPod(ctx, shop.Client, namespace, workload.Labels)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/lifeboat-dev/lifeboat/e2e/cart"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster"
 	"github.com/lifeboat-dev/lifeboat/e2e/image"
 )
@@ -59,7 +59,7 @@ func Build(ctx context.Context, folder string, progress func(step string)) (Buil
 	if err := image.GoBinary(ctx, module, "./e2e/cart/server", binary, "-trimpath"); err != nil {
 		return b, err
 	}
-	return b, image.FromBinary(b.Cart, cart.Image, binary)
+	return b, image.FromBinary(b.Cart, workload.Image, binary)
 }
 
 // Cluster adds to a cluster's configuration what Lifeboat needs of one: its

@@ -25,7 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/e2e/cart"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
 )
@@ -229,7 +229,7 @@ func seenPods(ctx context.Context, api client.Client, seen, name string) string 
 // The pod is not created for that.
 func admitted(ctx context.Context, api client.Client) error {
 	return observe.Until(ctx, "protected pods are admitted as such", func(ctx context.Context) (bool, string, error) {
-		pod := cart.Pod(metav1.NamespaceDefault)
+		pod := workload.Pod(metav1.NamespaceDefault)
 		if err := api.Create(ctx, pod, client.DryRunAll); err != nil && !apierrors.IsAlreadyExists(err) {
 			return false, "", err
 		}

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/e2e/cart"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
 )
 
@@ -28,11 +28,11 @@ const Patience = 2 * time.Minute
 func (s *Shop) Lose(ctx context.Context, follow func(since time.Duration, m Moment)) (*Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, cart.Labels)
+	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.Labels)
 	if err != nil {
 		return nil, err
 	}
-	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, cart.ShopperLabels)
+	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.ShopperLabels)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (s *Shop) conclude(ctx context.Context, r *Record, shopper *corev1.Pod) err
 		order[name] = i
 	}
 	slices.SortStableFunc(r.Moments, func(a, b Moment) int { return order[a.Name] - order[b.Name] })
-	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, cart.Labels)
+	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.Labels)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/e2e/cart"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
 )
@@ -37,16 +38,16 @@ const (
 	seededItems = 20
 )
 
-// Open creates the namespace if needed, the cart's Service and the cart itself,
+// Open creates the namespace if needed, the cart's Service and its owner,
 // and fills some carts that stay as they are.
-func (s *Shop) Open(ctx context.Context, workload client.Object) error {
+func (s *Shop) Open(ctx context.Context, owner client.Object) error {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.Namespace}}
-	for _, object := range []client.Object{namespace, cart.Service(s.Namespace), workload} {
+	for _, object := range []client.Object{namespace, workload.Service(s.Namespace), owner} {
 		if err := s.Client.Create(ctx, object); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create %T %s: %w", object, object.GetName(), err)
 		}
 	}
-	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, cart.Labels)
+	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.Labels)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func (s *Shop) Open(ctx context.Context, workload client.Object) error {
 }
 
 // At returns a client of the cart or the shopper in a pod.
-func (s *Shop) At(pod *corev1.Pod) cart.Client { return ClientAt(s.Cluster, pod, cart.Port) }
+func (s *Shop) At(pod *corev1.Pod) cart.Client { return ClientAt(s.Cluster, pod, workload.Port) }
 
 // ClientAt returns a client of a cart that listens on a port of a pod.
 func ClientAt(c *cluster.Cluster, pod *corev1.Pod, port int) cart.Client {
@@ -82,7 +83,7 @@ func ClientAt(c *cluster.Cluster, pod *corev1.Pod, port int) cart.Client {
 // it has shopped and as many generations of the cart are durable as asked for, all
 // of them taken after the shopper's first item.
 func (s *Shop) StartShopper(ctx context.Context, generations int64) error {
-	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, cart.Labels)
+	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.Labels)
 	if err != nil {
 		return err
 	}
@@ -99,10 +100,10 @@ func (s *Shop) StartShopper(ctx context.Context, generations int64) error {
 	if node == "" {
 		return fmt.Errorf("the shopper needs a node other than %s", pod.Spec.NodeName)
 	}
-	if err := s.Client.Create(ctx, cart.ShopperPod(s.Namespace, node)); err != nil {
+	if err := s.Client.Create(ctx, workload.ShopperPod(s.Namespace, node)); err != nil {
 		return fmt.Errorf("create the shopper: %w", err)
 	}
-	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, cart.ShopperLabels)
+	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.ShopperLabels)
 	if err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func (s *Shop) StartShopper(ctx context.Context, generations int64) error {
 
 // StopShopper removes the shopper, and waits until it is gone.
 func (s *Shop) StopShopper(ctx context.Context) error {
-	shopper := cart.ShopperPod(s.Namespace, "")
+	shopper := workload.ShopperPod(s.Namespace, "")
 	if err := s.Client.Delete(ctx, shopper, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete the shopper: %w", err)
 	}

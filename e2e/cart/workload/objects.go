@@ -1,4 +1,5 @@
-package cart
+// Package workload holds the cart and its shopper as Kubernetes objects.
+package workload
 
 import (
 	_ "embed"
