@@ -22,7 +22,7 @@ type enforcer struct {
 	// permitted is asked once more before anything is thawed.
 	permitted func() bool
 	log       *slog.Logger
-	metrics   *Metrics
+	metrics   *metrics
 
 	complaint string // the last error of the registry, so as to log it once
 

@@ -23,28 +23,28 @@ import (
 // inside permission.Terms.Margin.
 const passEvery = 50 * time.Millisecond
 
-// Config is what a Fencer needs.
+// Config says which node is fenced. Every field but NodeName has a default.
 type Config struct {
-	// Node is the name of the node and of its Fence object.
-	Node string
-	// API reaches the Kubernetes API, with leave to get, create and patch
-	// Fences.
-	API *rest.Config
-	// Terms are permission.Default, except in tests.
+	// NodeName is the name of the node and of its Fence object.
+	NodeName string
+	// Terms are permission.Default unless set.
 	Terms permission.Terms
-	// Folder is client.Folder, except in tests.
+	// Folder is client.Folder unless set.
 	Folder string
-	// CgroupRoot is where the node's cgroup file systems are.
+	// CgroupRoot is where the node's cgroup file systems are, by default as a
+	// pod in the node's pid namespace sees them.
 	CgroupRoot string
-	// BootID is the node's boot; see the function BootID.
-	BootID  string
-	Log     *slog.Logger
-	Metrics *Metrics
+	// BootID is the node's boot, read from the node unless set.
+	BootID string
+	// MetricsPort is where the metrics are served, 7949 unless set.
+	MetricsPort int
 }
 
-// Fencer keeps protected pods from running on its node without permission.
-type Fencer struct {
+// fencer keeps protected pods from running on its node without permission.
+type fencer struct {
 	config   Config
+	log      *slog.Logger
+	metrics  *metrics
 	records  *records
 	permit   *Permit
 	enforcer *enforcer
@@ -55,22 +55,21 @@ type Fencer struct {
 	seen      string // the last result of a read, so as to log changes
 }
 
-// New returns a Fencer that goes on where an earlier one of the same boot
-// stopped. It fails when the shared folder or the API's configuration is unusable.
-func New(config Config) (*Fencer, error) {
+// newFencer returns a fencer that goes on where an earlier one of the same boot
+// stopped. Config is complete.
+func newFencer(config Config, api *rest.Config, metrics *metrics, log *slog.Logger) (*fencer, error) {
 	if err := os.MkdirAll(config.Folder, 0o755); err != nil {
-		return nil, fmt.Errorf("make the shared folder: %w", err)
+		return nil, fmt.Errorf("make the folder that the fencer shares with the runtime: %w", err)
 	}
-	records, err := newRecords(config.API, config.Node, config.BootID, config.Terms.Period)
+	records, err := newRecords(api, config.NodeName, config.BootID, config.Terms.Period)
 	if err != nil {
 		return nil, err
 	}
-	config.Log = config.Log.With("node", config.Node)
-	f := &Fencer{config: config, records: records, permit: NewPermit(config.Terms, config.BootID)}
+	f := &fencer{config: config, log: log, metrics: metrics, records: records, permit: NewPermit(config.Terms, config.BootID)}
 
 	var state State
 	if found, err := readJSON(f.path(StateFile), &state); err != nil {
-		config.Log.Error("the earlier fencer's state is unreadable: starting without permission", "err", err)
+		log.Error("the earlier fencer's state is unreadable: starting without permission", "err", err)
 	} else if found && state.BootID == config.BootID {
 		// No fencer can have had a permission that ends later than this.
 		f.permit.Resume(min(state.PermittedUntil, Now().Add(config.Terms.Period)), state.Epoch)
@@ -78,21 +77,21 @@ func New(config Config) (*Fencer, error) {
 	}
 	ledger, err := openLedger(f.path(ledgerFile), config.BootID)
 	if err != nil {
-		config.Log.Error("the earlier fencer's ledger is unreadable: what it froze has to be thawed by hand", "err", err)
+		log.Error("the earlier fencer's ledger is unreadable: what it froze has to be thawed by hand", "err", err)
 	}
 	f.enforcer = &enforcer{
-		registry:  newRegistry(f.path(filepath.Base(client.ContainersFolder)), config.CgroupRoot, config.Log),
+		registry:  newRegistry(f.path(filepath.Base(client.ContainersFolder)), config.CgroupRoot, log),
 		ledger:    ledger,
 		permitted: func() bool { return Now() < Instant(f.until.Load()) },
-		log:       config.Log,
-		metrics:   config.Metrics,
+		log:       log,
+		metrics:   metrics,
 		orders:    map[string]*order{},
 		failed:    map[string]string{},
 	}
 	return f, nil
 }
 
-func (f *Fencer) path(name string) string { return filepath.Join(f.config.Folder, name) }
+func (f *fencer) path(name string) string { return filepath.Join(f.config.Folder, name) }
 
 // answer is how a read ended.
 type answer struct {
@@ -107,8 +106,8 @@ type outcome struct {
 	err      error
 }
 
-// Run works until ctx ends. It leaves pods frozen that are frozen then.
-func (f *Fencer) Run(ctx context.Context) error {
+// run works until ctx ends. It leaves pods frozen that are frozen then.
+func (f *fencer) run(ctx context.Context) {
 	var requests sync.WaitGroup
 	defer requests.Wait()
 	ticks := time.NewTicker(passEvery)
@@ -128,7 +127,7 @@ func (f *Fencer) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticks.C:
 		case a := <-answers:
 			f.answered(a)
@@ -147,7 +146,7 @@ func send[T any](ctx context.Context, to chan<- T, value T) {
 
 // read asks for the record. Reads may overlap: a slow answer must not delay the
 // next request, and an answer later than a Period after its request permits nothing.
-func (f *Fencer) read(ctx context.Context) answer {
+func (f *fencer) read(ctx context.Context) answer {
 	ctx, cancel := context.WithTimeout(ctx, f.config.Terms.Period)
 	defer cancel()
 	started := Now()
@@ -155,14 +154,14 @@ func (f *Fencer) read(ctx context.Context) answer {
 	return answer{Read{Started: started, Record: record}, err}
 }
 
-func (f *Fencer) write(ctx context.Context, d Decision) outcome {
+func (f *fencer) write(ctx context.Context, d Decision) outcome {
 	ctx, cancel := context.WithTimeout(ctx, f.config.Terms.Period)
 	defer cancel()
 	won, err := f.records.write(ctx, d)
 	return outcome{d, won, err}
 }
 
-func (f *Fencer) answered(a answer) {
+func (f *fencer) answered(a answer) {
 	result := resultError
 	if a.err == nil {
 		f.permit.Answered(a.Read)
@@ -171,27 +170,27 @@ func (f *Fencer) answered(a answer) {
 			result = string(a.Record.State)
 		}
 	}
-	f.config.Metrics.reads.WithLabelValues(strings.ToLower(result)).Inc()
+	f.metrics.reads.WithLabelValues(strings.ToLower(result)).Inc()
 	if result == f.seen {
 		return
 	}
 	f.seen = result
 	switch result {
 	case resultError:
-		f.config.Log.Warn("the node's fence record cannot be read; protected pods freeze when the permission runs out",
+		f.log.Warn("the node's fence record cannot be read; protected pods freeze when the permission runs out",
 			"remaining", f.remaining(Now()), "err", a.err)
 	case resultAbsent:
-		f.config.Log.Info("the node has no fence record")
+		f.log.Info("the node has no fence record")
 	case string(v1alpha1.FenceRunning):
-		f.config.Log.Info("the node may run protected pods", "epoch", a.Record.Epoch)
+		f.log.Info("the node may run protected pods", "epoch", a.Record.Epoch)
 	default:
-		f.config.Log.Warn("the node's fence record changed", "state", result, "epoch", a.Record.Epoch)
+		f.log.Warn("the node's fence record changed", "state", result, "epoch", a.Record.Epoch)
 	}
 }
 
-func (f *Fencer) written(o outcome) {
+func (f *fencer) written(o outcome) {
 	f.permit.Written(Now())
-	log := f.config.Log.With("write", o.decision.Write.String(), "epoch", o.decision.KillBelow)
+	log := f.log.With("write", o.decision.Write.String(), "epoch", o.decision.KillBelow)
 	switch {
 	case o.err != nil:
 		log.Warn("the node's fence record could not be written", "err", o.err)
@@ -200,19 +199,19 @@ func (f *Fencer) written(o outcome) {
 	default:
 		log.Info("the node's fence record was written")
 		if o.decision.Write == Refute {
-			f.config.Metrics.refutations.Inc()
+			f.metrics.refutations.Inc()
 		}
 	}
 }
 
 // remaining is how much longer protected pods may run.
-func (f *Fencer) remaining(now Instant) time.Duration {
+func (f *fencer) remaining(now Instant) time.Duration {
 	return time.Duration(max(0, f.permit.Until()-now))
 }
 
 // publish writes the state for the container runtime when it has changed.
-func (f *Fencer) publish(now Instant) {
-	f.config.Metrics.remaining.Set(f.remaining(now).Seconds())
+func (f *fencer) publish(now Instant) {
+	f.metrics.remaining.Set(f.remaining(now).Seconds())
 	state := State{
 		State:          f.permit.State(),
 		Epoch:          f.permit.Epoch(),
@@ -225,7 +224,7 @@ func (f *Fencer) publish(now Instant) {
 	if err := writeJSON(f.path(StateFile), state); err != nil {
 		// Without the file new containers are registered under an old epoch and
 		// are killed, so this is safe, but nothing protected starts.
-		f.config.Log.Error("publish the node's fence state", "err", err)
+		f.log.Error("publish the node's fence state", "err", err)
 		return
 	}
 	f.published = state

@@ -4,8 +4,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are the fencer's metrics. docs/metrics.md describes them.
-type Metrics struct {
+// metrics are the fencer's metrics. docs/metrics.md describes them.
+type metrics struct {
 	reads       *prometheus.CounterVec
 	remaining   prometheus.Gauge
 	freezes     prometheus.Counter
@@ -19,9 +19,9 @@ const (
 	resultError  = "error"
 )
 
-// NewMetrics makes the metrics and registers them with registry.
-func NewMetrics(registry prometheus.Registerer) *Metrics {
-	m := &Metrics{
+// newMetrics makes the metrics and registers them with registry.
+func newMetrics(registry prometheus.Registerer) *metrics {
+	m := &metrics{
 		reads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_fencer_reads_total",
 			Help: "Reads of the node's fence record, by what they showed: running, lost, fenced, absent or error.",
