@@ -1,0 +1,61 @@
+package criu
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// ghostLimit is the size up to which the content of a file that is deleted
+	// but open goes into the images. CRIU's own default is 1 MiB.
+	ghostLimit = 512 << 20
+	// seizeSeconds is how long CRIU may try to stop the tasks.
+	seizeSeconds = 5
+	// logLevel has errors and warnings. More costs time with the tasks stopped.
+	logLevel = 2
+	dumpLog  = "dump.log"
+)
+
+// dumpOptions are the options of runc's own checkpoint, so that runc can restore
+// it, but for those that cost time with the tasks stopped: the cgroup is
+// frozen already, and connections are closed instead of being locked.
+func dumpOptions(c *container, images *os.File) *rpc.CriuOpts {
+	opts := &rpc.CriuOpts{
+		Pid:               proto.Int32(int32(c.target.Pid)),
+		ImagesDirFd:       proto.Int32(int32(images.Fd())),
+		WorkDirFd:         proto.Int32(int32(images.Fd())),
+		Root:              proto.String(c.state.Config.Rootfs),
+		LogFile:           proto.String(dumpLog),
+		LogLevel:          proto.Int32(logLevel),
+		LeaveRunning:      proto.Bool(true),
+		NotifyScripts:     proto.Bool(true),
+		OrphanPtsMaster:   proto.Bool(true),
+		FileLocks:         proto.Bool(true),
+		ExtUnixSk:         proto.Bool(true),
+		LinkRemap:         proto.Bool(true),
+		GhostLimit:        proto.Uint32(ghostLimit),
+		Timeout:           proto.Uint32(seizeSeconds),
+		TcpClose:          proto.Bool(true),
+		TcpSkipInFlight:   proto.Bool(true),
+		NetworkLock:       rpc.CriuNetworkLockMethod_SKIP.Enum(),
+		ManageCgroups:     proto.Bool(true),
+		ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
+		// CRIU lets the group go once it holds every task: its own code in
+		// them could not run otherwise.
+		FreezeCgroup: proto.String(c.group.Dir()),
+	}
+	if c.netNS != 0 {
+		opts.External = append(opts.External, fmt.Sprintf("net[%d]:extRootNetNS", c.netNS))
+	}
+	for _, destination := range slices.Sorted(maps.Keys(c.external)) {
+		opts.ExtMnt = append(opts.ExtMnt, &rpc.ExtMountMap{
+			Key: proto.String(destination), Val: proto.String(c.external[destination]),
+		})
+	}
+	return opts
+}

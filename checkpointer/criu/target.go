@@ -1,0 +1,88 @@
+package criu
+
+import (
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+)
+
+// PodTarget is a pod to checkpoint. All paths are the node's.
+type PodTarget struct {
+	Namespace, Name, UID string
+	// Containers are the pod's running containers, in the order in which they
+	// are to be restored: the first brings back what they share.
+	Containers []Target
+	// EmptyDirs has the folder of each emptyDir volume by the volume's name.
+	EmptyDirs map[string]string
+	// ShmDir is the folder that the containers see as /dev/shm; empty for none.
+	ShmDir string
+	// Hostname is the pod's host name.
+	Hostname string
+}
+
+// Target is one running container.
+type Target struct {
+	Container client.Container
+	// Pid is the container's first process, in the node's process namespace.
+	Pid int
+	// BundleDir is the container's OCI bundle.
+	BundleDir string
+	// RuncStateDir is the folder with runc's state.json of the container.
+	RuncStateDir string
+	// UpperDir is the folder with the container's file changes. When empty it
+	// is found from the container's root mount.
+	UpperDir string
+}
+
+// Dump is what a checkpoint took.
+type Dump struct {
+	// TakenAt is the moment at which the first container was told to stop: the
+	// checkpoint holds no change that is older and nothing that is newer than
+	// TakenAt + Pause.
+	TakenAt time.Time
+	// Pause is the time from the first container's order to stop until every
+	// container runs again, on the monotonic clock.
+	Pause time.Duration
+	// Bytes is the size of all files of the checkpoint.
+	Bytes int64
+	// Containers are in the order of the PodTarget.
+	Containers []ContainerDump
+}
+
+// ContainerDump is one container's part of a Dump.
+type ContainerDump struct {
+	Name string
+	// Frozen is how long CRIU itself kept the container's tasks stopped.
+	Frozen time.Duration
+	// MemoryBytes is the size of the memory pages that were written.
+	MemoryBytes int64
+}
+
+// Files of a staged generation, below its folder. Those of a container lie in
+// a folder with the container's name.
+const (
+	// ImagesDir has a container's CRIU images.
+	ImagesDir = "images"
+	// RootfsFile has a container's file changes; it is absent when there are none.
+	RootfsFile = "rootfs.tar"
+	// ContainerFile describes a container: a ContainerInfo in JSON.
+	ContainerFile = "container.json"
+	// VolumesDir has one tar file for each emptyDir volume, named after it.
+	VolumesDir = "volumes"
+	// ShmFile has the content of the pod's /dev/shm.
+	ShmFile = "shm.tar"
+)
+
+// ContainerInfo is what must be known of a container to restore it.
+type ContainerInfo struct {
+	Name string `json:"name"`
+	// Image is the image's name as the pod gave it.
+	Image string `json:"image"`
+	// Mounts are the destinations of the container's mounts. A container that
+	// it is restored into must have a mount at each of them.
+	Mounts []string `json:"mounts"`
+	// PidNamespaceShared is whether the container shared its processes' numbers
+	// with others.
+	PidNamespaceShared bool   `json:"pidNamespaceShared"`
+	Hostname           string `json:"hostname"`
+}
