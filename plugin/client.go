@@ -40,6 +40,9 @@ func newClient(config *rest.Config) (*client, error) {
 	// Custom resources are not served as protobuf, which is kube-scheduler's default.
 	config.ContentType = runtime.ContentTypeJSON
 	config.AcceptContentTypes = runtime.ContentTypeJSON
+	// When a full node is lost, its pods come all at once, and each waits for a
+	// read and a write. The API server's own fairness bounds them.
+	config.QPS = -1
 	restClient, err := rest.RESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("build the client of %s: %w", v1alpha1.GroupVersion, err)

@@ -48,7 +48,7 @@ func created(second int) func(*v1alpha1.Migration) {
 }
 
 func claimed(pod types.UID) func(*v1alpha1.Migration) {
-	return func(m *v1alpha1.Migration) { m.Status.Claim = &v1alpha1.Claim{PodUID: pod} }
+	return func(m *v1alpha1.Migration) { m.Status.Claim = &v1alpha1.Claim{PodName: string(pod), PodUID: pod} }
 }
 
 func closed(m *v1alpha1.Migration) { m.Status.Result = v1alpha1.ResultFailed }
