@@ -12,20 +12,14 @@ import (
 	"path/filepath"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
-	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
 )
@@ -61,7 +55,7 @@ func Lifeboat(ctx context.Context, c *cluster.Cluster, b Built, progress func(st
 	if err != nil {
 		return err
 	}
-	return ready(ctx, api, c, progress)
+	return Whole(ctx, c, api, progress)
 }
 
 // apply applies the manifests of a folder in the order of its kustomization.
@@ -172,70 +166,6 @@ func digest(file string) (string, error) {
 		return "", fmt.Errorf("identify the image: %w", err)
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// ready waits until Lifeboat works on every node.
-func ready(ctx context.Context, api client.Client, c *cluster.Cluster, progress func(string)) error {
-	nodes, err := NodeNames(c)
-	if err != nil {
-		return err
-	}
-	system := types.NamespacedName{Namespace: v1alpha1.SystemNamespace}
-	err = observe.Until(ctx, "a checkpointer runs on every node", func(ctx context.Context) (bool, string, error) {
-		set, key := &appsv1.DaemonSet{}, system
-		key.Name = "lifeboat-checkpointer"
-		if err := api.Get(ctx, key, set); err != nil {
-			return false, "", err
-		}
-		done := set.Status.ObservedGeneration == set.Generation && int(set.Status.UpdatedNumberScheduled) == len(nodes) && int(set.Status.NumberReady) == len(nodes)
-		return done, seenPods(ctx, api, fmt.Sprintf("%d of %d ready", set.Status.NumberReady, len(nodes)), key.Name), nil
-	})
-	if err != nil {
-		return err
-	}
-	progress("  a checkpointer runs on every node")
-	err = observe.Until(ctx, "the watchers run", func(ctx context.Context) (bool, string, error) {
-		deployment, key := &appsv1.Deployment{}, system
-		key.Name = "lifeboat-watcher"
-		if err := api.Get(ctx, key, deployment); err != nil {
-			return false, "", err
-		}
-		want := *deployment.Spec.Replicas
-		s := deployment.Status
-		done := s.ObservedGeneration == deployment.Generation && s.UpdatedReplicas == want && s.ReadyReplicas == want && s.Replicas == want
-		return done, seenPods(ctx, api, fmt.Sprintf("%d of %d ready", s.ReadyReplicas, want), key.Name), nil
-	})
-	if err != nil {
-		return err
-	}
-	progress("  the watchers run")
-	if err := observe.NodesWhole(ctx, api, nodes); err != nil {
-		return err
-	}
-	progress("  every node can restore, and has permission to run protected pods")
-	return admitted(ctx, api)
-}
-
-// seenPods adds to what was seen how a component's pods fare.
-func seenPods(ctx context.Context, api client.Client, seen, name string) string {
-	pods, err := observe.DescribePods(ctx, api, v1alpha1.SystemNamespace, client.MatchingLabels{"app.kubernetes.io/name": name})
-	if err != nil {
-		pods = err.Error()
-	}
-	return seen + ": " + pods
-}
-
-// admitted waits until a protected pod gets Lifeboat's runtime class at admission.
-// The pod is not created for that.
-func admitted(ctx context.Context, api client.Client) error {
-	return observe.Until(ctx, "protected pods are admitted as such", func(ctx context.Context) (bool, string, error) {
-		pod := workload.Pod(metav1.NamespaceDefault)
-		if err := api.Create(ctx, pod, client.DryRunAll); err != nil && !apierrors.IsAlreadyExists(err) {
-			return false, "", err
-		}
-		class := pod.Spec.RuntimeClassName
-		return class != nil && *class == v1alpha1.RuntimeClassName, "a pod without a runtime class", nil
-	})
 }
 
 // NodeNames are the names of a cluster's nodes.

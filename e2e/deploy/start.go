@@ -108,6 +108,19 @@ func Describe(c *cluster.Cluster, namespace string) error {
 
 // buildFolder is where what is built for a cluster lies.
 func buildFolder(config cluster.Config) (string, error) {
+	dir, err := Folder(config)
+	if err != nil {
+		return "", err
+	}
+	name := config.Name
+	if name == "" {
+		name = "lab"
+	}
+	return filepath.Join(dir, "built", name), nil
+}
+
+// Folder is the folder of all clusters and of their cache.
+func Folder(config cluster.Config) (string, error) {
 	dir := config.Dir
 	if dir == "" {
 		dir = os.Getenv(cluster.DirVariable)
@@ -115,13 +128,9 @@ func buildFolder(config cluster.Config) (string, error) {
 	if dir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return "", fmt.Errorf("find a folder to build in: %w (set %s)", err, cluster.DirVariable)
+			return "", fmt.Errorf("find the folder of clusters: %w (set %s)", err, cluster.DirVariable)
 		}
 		dir = filepath.Join(cache, "lifeboat")
 	}
-	name := config.Name
-	if name == "" {
-		name = "lab"
-	}
-	return filepath.Join(dir, "built", name), nil
+	return dir, nil
 }

@@ -50,6 +50,11 @@ func (s *Shop) Lose(ctx context.Context, follow func(since time.Duration, m Mome
 	if err := s.Cluster.PowerOff(ctx, r.Source); err != nil {
 		return r, fmt.Errorf("cut the power of node %s: %w", r.Source, err)
 	}
+	if s.AfterCut != nil {
+		if err := s.AfterCut(ctx, pod); err != nil {
+			return r, err
+		}
+	}
 	if err := s.follow(ctx, r, pod, shopper, follow); err != nil {
 		return r, err
 	}

@@ -27,6 +27,8 @@ type Shop struct {
 	Cluster   *cluster.Cluster
 	Client    client.Client
 	Namespace string
+	// AfterCut, when set, is called as soon as the power is cut.
+	AfterCut func(ctx context.Context, lost *corev1.Pod) error
 
 	// seeded are carts that were filled once and never changed since.
 	seeded map[string][]cart.Item
