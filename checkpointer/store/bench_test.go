@@ -33,7 +33,7 @@ func stage(b *testing.B, seed uint64) string {
 
 func benchStore(b *testing.B, dir string, workers int) *store.Store {
 	b.Helper()
-	s, err := store.OpenWith(dir, storetest.NewKeys(), store.Options{Workers: workers})
+	s, err := store.Open(dir, storetest.NewKeys(), store.Options{Workers: workers})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func TestContract(t *testing.T) {
 				}
 			}
 			var err error
-			if current, err = store.Open(dir, keys); err != nil {
+			if current, err = store.Open(dir, keys, store.Options{}); err != nil {
 				t.Fatal(err)
 			}
 			return current

@@ -51,20 +51,31 @@ func (s *Store) Import(key Key) (*Import, error) {
 func (i *Import) Close() { i.close() }
 
 // Missing returns the names of those files that the store does not hold in
-// full. A name that no file of the store can have is an error.
+// full, or in which damage was seen. A name that no file of the store can have
+// is an error that wraps fs.ErrInvalid.
 func (s *Store) Missing(key Key, files []*peerv1.File) ([]string, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
 	p := s.pod(key)
 	var missing []string
 	for _, f := range files {
 		if !validName(f.GetName()) {
-			return nil, fmt.Errorf("%q is not the name of a file of the store", f.GetName())
+			return nil, errName(f.GetName())
 		}
 		if id, ok := parseSegmentName(f.GetName()); ok && p.suspect(id) {
 			missing = append(missing, f.GetName())
 			continue
+		}
+		if number, ok := parseManifestName(f.GetName()); ok {
+			_, err := s.cachedSummary(ctx, key, number)
+			var damaged *Damaged
+			if errors.As(err, &damaged) {
+				missing = append(missing, f.GetName())
+				continue
+			}
 		}
 		size, err := s.disk.size(key.path(f.GetName()))
 		switch {
@@ -97,6 +108,28 @@ func (s *Store) Segments(key Key) ([]string, error) {
 	return segments, nil
 }
 
+// Complete returns nil when the store holds a generation in full and has seen
+// no damage in it: ErrNotFound or a *Damaged otherwise.
+func (s *Store) Complete(ctx context.Context, key Key, number int64) error {
+	if err := key.Validate(); err != nil {
+		return err
+	}
+	m, err := s.summary(ctx, key, number)
+	if err != nil {
+		return err
+	}
+	for _, seg := range m.segments {
+		if s.pod(key).suspect(seg.id) {
+			return &Damaged{Generation: number, File: segmentName(seg.id), Detail: "damage was seen in it before"}
+		}
+	}
+	return nil
+}
+
+func errName(name string) error {
+	return fmt.Errorf("%q is not the name of a file of the store: %w", name, fs.ErrInvalid)
+}
+
 func validName(name string) bool {
 	_, isSegment := parseSegmentName(name)
 	_, isManifest := parseManifestName(name)
@@ -120,11 +153,11 @@ func (i *Import) Create(name string, size int64) (*Incoming, error) {
 	_, isManifest := parseManifestName(name)
 	switch {
 	case !validName(name):
-		return nil, fmt.Errorf("%q is not the name of a file of the store", name)
+		return nil, errName(name)
 	case size < headerFixed:
-		return nil, fmt.Errorf("%s of %d bytes is too short", name, size)
+		return nil, fmt.Errorf("%s of %d bytes is too short: %w", name, size, fs.ErrInvalid)
 	case isManifest && size > maxManifest:
-		return nil, fmt.Errorf("%s has %d bytes, more than %d", name, size, int64(maxManifest))
+		return nil, fmt.Errorf("%s has %d bytes, more than %d: %w", name, size, int64(maxManifest), fs.ErrInvalid)
 	}
 	if err := i.store.reserve(Key{}, size); err != nil {
 		return nil, fmt.Errorf("receive %s of %s: %w", name, i.key, err)
@@ -141,7 +174,7 @@ func (i *Import) Create(name string, size int64) (*Incoming, error) {
 
 func (in *Incoming) Write(data []byte) (int, error) {
 	if int64(len(data)) > in.size-in.received {
-		return 0, fmt.Errorf("%s is longer than the %d bytes it was announced with", in.name, in.size)
+		return 0, fmt.Errorf("%s is longer than the %d bytes it was announced with: %w", in.name, in.size, fs.ErrInvalid)
 	}
 	if _, isManifest := parseManifestName(in.name); isManifest {
 		in.head = append(in.head, data...)
@@ -170,17 +203,17 @@ func (in *Incoming) commit(ctx context.Context) error {
 		return err
 	}
 	if in.received != in.size {
-		return fmt.Errorf("%d bytes in place of the %d it was announced with", in.received, in.size)
+		return fmt.Errorf("%d bytes in place of the %d it was announced with: %w", in.received, in.size, fs.ErrInvalid)
 	}
 	number, isManifest := parseManifestName(in.name)
 	if !isManifest {
 		id, _ := parseSegmentName(in.name)
 		h, _, err := parseHeader(segmentKind, in.head)
 		if err != nil {
-			return fmt.Errorf("header: %w", err)
+			return fmt.Errorf("header: %w: %w", err, fs.ErrInvalid)
 		}
 		if h.id != id {
-			return fmt.Errorf("it is segment %s", h.id)
+			return fmt.Errorf("it is segment %s: %w", h.id, fs.ErrInvalid)
 		}
 		p, name := in.imp.pod, in.imp.key.path(in.name)
 		if size, err := in.imp.store.disk.size(name); err == nil && size == in.size && !p.suspect(id) {
@@ -202,11 +235,11 @@ func (in *Incoming) commit(ctx context.Context) error {
 		return err
 	}
 	m, err := decodeManifest(text)
-	if err != nil {
-		return err
+	if err == nil {
+		err = m.belongsTo(key, h)
 	}
-	if err := m.belongsTo(key, h); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
 	}
 	for _, seg := range m.segments {
 		if err := s.checkSize(key, number, seg); err != nil {

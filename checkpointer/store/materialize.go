@@ -74,8 +74,13 @@ func (s *Store) check(ctx context.Context, key Key, number int64, root *os.Root)
 	err := s.unpackAll(ctx, key, number, root)
 	var damaged *Damaged
 	if errors.As(err, &damaged) {
+		p := s.pod(key)
 		if id, ok := parseSegmentName(damaged.File); ok {
-			s.pod(key).setSuspect(id, true)
+			p.setSuspect(id, true)
+		} else {
+			p.mu.Lock()
+			delete(p.summaries, number) // from before the damage
+			p.mu.Unlock()
 		}
 	}
 	return err

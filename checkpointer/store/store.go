@@ -21,7 +21,7 @@ import (
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 )
 
-// Options are what Open leaves at its defaults.
+// Options bound what a store takes. The zero value means the defaults.
 type Options struct {
 	// MaxBytes is the most that all files of the store may take; 0 means no limit.
 	MaxBytes int64
@@ -58,6 +58,8 @@ type pod struct {
 	summaries map[int64]cachedSummary
 	// suspects are segments with their full size in which damage was seen.
 	suspects map[fileID]bool
+	// reported are damaged generations that the log has.
+	reported map[int64]bool
 }
 
 // cachedSummary spares List the decryption of manifests that it has seen.
@@ -69,12 +71,7 @@ type cachedSummary struct {
 
 // Open opens the store in a folder, which is made when it is not there.
 // One process at a time can have it open.
-func Open(dir string, keys KeySource) (*Store, error) {
-	return OpenWith(dir, keys, Options{})
-}
-
-// OpenWith is Open with other options than the defaults.
-func OpenWith(dir string, keys KeySource, options Options) (*Store, error) {
+func Open(dir string, keys KeySource, options Options) (*Store, error) {
 	if options.SegmentBytes == 0 {
 		options.SegmentBytes = 64 << 20
 	}
@@ -147,7 +144,7 @@ func (s *Store) pod(key Key) *pod {
 	defer s.mu.Unlock()
 	p := s.pods[key]
 	if p == nil {
-		p = &pod{readers: map[int64]int{}, summaries: map[int64]cachedSummary{}, suspects: map[fileID]bool{}}
+		p = &pod{readers: map[int64]int{}, summaries: map[int64]cachedSummary{}, suspects: map[fileID]bool{}, reported: map[int64]bool{}}
 		s.pods[key] = p
 	}
 	return p
@@ -186,7 +183,7 @@ func (s *Store) Pods() ([]Key, error) {
 const listTimeout = 5 * time.Second
 
 // List returns the pod's generations that the store holds in full, newest
-// first. A damaged generation is left out, and reported to the log.
+// first. A damaged generation is left out, and reported to the log once.
 func (s *Store) List(key Key) ([]Generation, error) {
 	if err := key.Validate(); err != nil {
 		return nil, err
@@ -205,8 +202,10 @@ func (s *Store) List(key Key) ([]Generation, error) {
 		case err == nil:
 			list = append(list, m.Generation)
 		case errors.As(err, &damaged):
-			s.options.Logger.Warn("leaving out a damaged generation",
-				"pod", key.String(), "generation", number, "file", damaged.File, "detail", damaged.Detail)
+			if s.pod(key).report(number) {
+				s.options.Logger.Warn("a damaged generation is left out of the list",
+					"pod", key.String(), "generation", number, "file", damaged.File, "detail", damaged.Detail)
+			}
 		case !errors.Is(err, ErrNotFound): // else it was removed meanwhile
 			return nil, fmt.Errorf("list generations of %s: %w", key, err)
 		}
@@ -249,6 +248,19 @@ func (s *Store) latest(key Key) (int64, error) {
 		}
 	}
 	return highest, nil
+}
+
+// Next returns the number of the pod's next generation: one more than the
+// highest that was ever used, also by generations that are damaged or gone.
+func (s *Store) Next(key Key) (int64, error) {
+	if err := key.Validate(); err != nil {
+		return 0, err
+	}
+	latest, err := s.latest(key)
+	if err != nil {
+		return 0, fmt.Errorf("next generation of %s: %w", key, err)
+	}
+	return latest + 1, nil
 }
 
 // pointTo raises the pod's latest pointer to number.
@@ -294,7 +306,7 @@ func (s *Store) OpenFile(key Key, name string) (*os.File, error) {
 	}
 	if _, ok := parseSegmentName(name); !ok {
 		if _, ok := parseManifestName(name); !ok {
-			return nil, fmt.Errorf("%q is not the name of a file of the store", name)
+			return nil, errName(name)
 		}
 	}
 	return s.disk.root.Open(key.path(name))
@@ -329,6 +341,15 @@ func (p *pod) setSuspect(id fileID, is bool) {
 	} else {
 		delete(p.suspects, id)
 	}
+}
+
+// report is whether the log does not have a damaged generation yet.
+func (p *pod) report(number int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.reported[number]
+	p.reported[number] = true
+	return !was
 }
 
 // Dir returns the store's folder.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"time"
 
@@ -25,13 +26,14 @@ var (
 )
 
 // Validate returns an error unless the key has the form that Kubernetes gives
-// namespaces and UIDs, so that both can be used as folder names.
+// namespaces and UIDs, so that both can be used as folder names. The error
+// wraps fs.ErrInvalid.
 func (k Key) Validate() error {
 	if !namespaceForm.MatchString(k.Namespace) {
-		return fmt.Errorf("%q is not a namespace", k.Namespace)
+		return fmt.Errorf("%q is not a namespace: %w", k.Namespace, fs.ErrInvalid)
 	}
 	if !podUIDForm.MatchString(k.PodUID) {
-		return fmt.Errorf("%q is not a pod UID", k.PodUID)
+		return fmt.Errorf("%q is not a pod UID: %w", k.PodUID, fs.ErrInvalid)
 	}
 	return nil
 }
