@@ -62,6 +62,10 @@ func (c *Cluster) controlPlaneSpec() machine.Spec {
 			"--bind-address=0.0.0.0", "--secure-port=6443", "--advertise-address=" + gateway.Addr().String(),
 			"--tls-cert-file=" + etc + "apiserver.crt", "--tls-private-key-file=" + etc + "apiserver.key",
 			"--client-ca-file=" + etc + "ca.crt",
+			// Nobody has a certificate of that name; the scheduler insists on the setting.
+			"--requestheader-client-ca-file=" + etc + "ca.crt", "--requestheader-allowed-names=front-proxy-client",
+			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 			"--service-account-key-file=" + etc + "tokens.pub", "--service-account-signing-key-file=" + etc + "tokens.key",
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",

@@ -123,8 +123,8 @@ var nodePackages = []string{
 }
 
 // criuPackages are replaced by Debian sid's: the CRIU of trixie cannot dump a socket on
-// Linux 6.16 and later ("Can't get 1:16 opt").
-var criuPackages = []string{"criu", "libcompel1", "libnet9"}
+// Linux 6.16 and later ("Can't get 1:16 opt"). libnl only spares a warning at every start.
+var criuPackages = []string{"criu", "libcompel1", "libnet9", "libnl-3-200"}
 
 // NodeRoot returns the root file system of a node.
 func (c Cache) NodeRoot(ctx context.Context) (string, error) {
@@ -141,7 +141,15 @@ func (c Cache) NodeRoot(ctx context.Context) (string, error) {
 		if err != nil {
 			return err
 		}
-		return debian.Unpack(ctx, criuSuite, criuPackages, root)
+		if err := debian.Unpack(ctx, criuSuite, criuPackages, root); err != nil {
+			return err
+		}
+		// An unpacked package's dependencies are nobody's concern but ours.
+		version, err := exec.CommandContext(ctx, "chroot", root, "criu", "--version").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("run the nodes' criu: %w: %s", err, version)
+		}
+		return nil
 	})
 }
 
