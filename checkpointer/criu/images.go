@@ -39,11 +39,13 @@ func dropSharedIPC(dumpers []*dumper) error {
 }
 
 // restoreConfig are CRIU's options for a restore by runc that runc has no flags
-// for, or sets otherwise. A configuration file wins over what runc asks for.
+// for, or sets otherwise; a configuration file wins over what runc asks for. The
+// cgroup mode is an optional argument, which needs the equals sign: with a
+// space CRIU takes the option and drops its value.
 const restoreConfig = `tcp-close
 skip-in-flight
 network-lock skip
-manage-cgroups ignore
+manage-cgroups=ignore
 link-remap
 ext-unix-sk
 file-locks

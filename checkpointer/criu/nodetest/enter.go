@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -244,4 +245,28 @@ func removeCgroups(t *testing.T, folders []string) {
 			return !errors.Is(err, unix.EBUSY)
 		})
 	}
+}
+
+// inNamespaces calls do on a thread of its own in the namespaces of kinds.
+func inNamespaces(paths map[int]string, kinds int, do func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread is of no further use
+		for kind, path := range paths {
+			if kinds&kind == 0 {
+				continue
+			}
+			ns, err := os.Open(path)
+			if err == nil {
+				err = unix.Setns(int(ns.Fd()), kind)
+				ns.Close()
+			}
+			if err != nil {
+				result <- fmt.Errorf("enter %s: %w", path, err)
+				return
+			}
+		}
+		result <- do()
+	}()
+	return <-result
 }

@@ -58,7 +58,7 @@ mkdir -p "$sid/lists/partial" "$sid/archives/partial"; echo "deb $mirror sid mai
 options=(-oDir::Etc::sourcelist="$sid/sid.list" -oDir::Etc::sourceparts=- -oDir::State::Lists="$sid/lists"
 	-oDir::Cache::archives="$sid/archives" -oAPT::Sandbox::User=root -oAcquire::Check-Valid-Until=false)
 apt-get "${options[@]}" update
-cd "$sid"; apt-get "${options[@]}" download criu libcompel1 libnet9
+cd "$sid"; apt-get "${options[@]}" download criu libcompel1 libnet9 libnl-3-200
 for package in "$sid"/*.deb; do dpkg -x "$package" "$1"; done
 chroot "$1" criu --version
 `
