@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -121,6 +122,9 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if err := a.clearLeftovers(); err != nil {
 		return err
 	}
+	if err := a.thawLeftovers(ctx); err != nil {
+		return err
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ended(ctx, "API cache", a.cache.Start(ctx)) })
@@ -193,12 +197,40 @@ func (a *Agent) clearLeftovers() error {
 	return nil
 }
 
+// thawLeftovers thaws containers that an earlier checkpointer of this boot
+// froze and did not live to thaw. The fencer freezes pods, not containers, so
+// nothing of its is undone.
+func (a *Agent) thawLeftovers(ctx context.Context) error {
+	entries, err := os.ReadDir(client.ContainersFolder)
+	if err != nil {
+		return fmt.Errorf("list the node's protected containers: %w", err)
+	}
+	var paths []string
+	for _, entry := range entries {
+		raw, err := os.ReadFile(filepath.Join(client.ContainersFolder, entry.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted meanwhile
+		}
+		var registered client.Registration
+		if err == nil {
+			err = json.Unmarshal(raw, &registered)
+		}
+		if err != nil {
+			a.log.Warn("registration of a container is unreadable", "file", entry.Name(), "err", err)
+			continue
+		}
+		paths = append(paths, registered.CgroupsPath)
+	}
+	return a.engine.ThawAll(ctx, paths)
+}
+
 // joinMembers keeps the node a member. The other nodes' fences say where they are.
 func (a *Agent) joinMembers(ctx context.Context, key []byte) error {
 	members, err := membership.New(membership.Config{
-		Name: a.cfg.NodeName, Kind: membership.KindCheckpointer,
+		Name: a.cfg.NodeName, Kind: membership.Checkpointer,
 		BindAddr: a.cfg.NodeIP, AdvertiseAddr: a.cfg.NodeIP, Port: a.cfg.MemberPort,
-		Key: key, Logger: a.log,
+		PeerAddress: net.JoinHostPort(a.cfg.NodeIP, strconv.Itoa(a.cfg.PeerPort)),
+		Key:         key, Logger: a.log,
 	})
 	if err != nil {
 		return fmt.Errorf("become a member: %w", err)
@@ -207,10 +239,11 @@ func (a *Agent) joinMembers(ctx context.Context, key []byte) error {
 }
 
 // seeds are the member addresses of all nodes with a fence.
-func (a *Agent) seeds(ctx context.Context) ([]string, error) {
+func (a *Agent) seeds(ctx context.Context) []string {
 	var fences v1alpha1.FenceList
 	if err := a.cache.List(ctx, &fences); err != nil {
-		return nil, fmt.Errorf("list fences: %w", err)
+		a.log.Error("look for members", "err", err)
+		return nil
 	}
 	var seeds []string
 	for _, f := range fences.Items {
@@ -218,7 +251,7 @@ func (a *Agent) seeds(ctx context.Context) ([]string, error) {
 			seeds = append(seeds, net.JoinHostPort(host, strconv.Itoa(a.cfg.MemberPort)))
 		}
 	}
-	return seeds, nil
+	return seeds
 }
 
 // publishFacts writes what this node can restore into the status of its fence,

@@ -220,7 +220,7 @@ func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1al
 	}
 	names := make([]string, len(target.Containers))
 	for i, c := range target.Containers {
-		names[i] = c.Name
+		names[i] = c.Container.Name
 	}
 	a.mu.Lock()
 	facts := a.facts
