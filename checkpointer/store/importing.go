@@ -51,7 +51,8 @@ func (s *Store) Import(key Key) (*Import, error) {
 func (i *Import) Close() { i.close() }
 
 // Missing returns the names of those files that the store does not hold in
-// full, or in which damage was seen. A name that no file of the store can have
+// full, or in which damage was seen. A manifest counts as held when it has the
+// same ID: under the same number there may be another generation. A name that no file of the store can have
 // is an error that wraps fs.ErrInvalid.
 func (s *Store) Missing(key Key, files []*peerv1.File) ([]string, error) {
 	if err := key.Validate(); err != nil {
@@ -70,12 +71,15 @@ func (s *Store) Missing(key Key, files []*peerv1.File) ([]string, error) {
 			continue
 		}
 		if number, ok := parseManifestName(f.GetName()); ok {
-			_, err := s.cachedSummary(ctx, key, number)
+			m, err := s.cachedSummary(ctx, key, number)
 			var damaged *Damaged
-			if errors.As(err, &damaged) {
+			switch {
+			case errors.Is(err, ErrNotFound), errors.As(err, &damaged), err == nil && !bytes.Equal(m.id[:], f.GetId()):
 				missing = append(missing, f.GetName())
-				continue
+			case err != nil:
+				return nil, err
 			}
+			continue
 		}
 		size, err := s.disk.size(key.path(f.GetName()))
 		switch {

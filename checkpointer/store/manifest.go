@@ -12,8 +12,10 @@ import (
 
 // manifest is one generation in full.
 type manifest struct {
-	Key        Key
-	Generation Generation
+	// id is the random ID of the manifest's file; it is not part of the text.
+	id         fileID
+	key        Key
+	generation Generation
 	// segments are the files that the chunks are in, older generations' included.
 	segments []segment
 	files    []stagedFile
@@ -60,7 +62,7 @@ type summary struct {
 // encode returns the manifest's text. All numbers are unsigned varints, all
 // texts and lists follow their length.
 func (m *manifest) encode() ([]byte, error) {
-	intro, err := json.Marshal(summary{m.Key, m.Generation})
+	intro, err := json.Marshal(summary{m.key, m.generation})
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +158,7 @@ func decodeIntro(text []byte) (*manifest, *reader, error) {
 	if err := json.Unmarshal(r.take(r.number(math.MaxInt32)), &intro); r.err == nil && err != nil {
 		r.fail("summary: %w", err)
 	}
-	m := &manifest{Key: intro.Key, Generation: intro.Generation}
+	m := &manifest{key: intro.Key, generation: intro.Generation}
 	known := map[fileID]bool{}
 	for range r.count(len(fileID{}) + 2) {
 		var s segment

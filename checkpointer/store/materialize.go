@@ -138,7 +138,7 @@ func (s *Store) unpackAll(ctx context.Context, key Key, number int64, root *os.R
 func (s *Store) openSegments(key Key, m *manifest, h header) ([]openSegment, error) {
 	var opened []openSegment
 	for _, seg := range m.segments {
-		if err := s.checkSize(key, m.Generation.Number, seg); err != nil {
+		if err := s.checkSize(key, m.generation.Number, seg); err != nil {
 			return opened, err
 		}
 		file, err := s.disk.root.Open(key.path(segmentName(seg.id)))
@@ -147,7 +147,7 @@ func (s *Store) openSegments(key Key, m *manifest, h header) ([]openSegment, err
 		}
 		opened = append(opened, openSegment{segment: seg, file: file})
 		if err := checkSegmentHeader(file, seg, h); err != nil {
-			return opened, &Damaged{Generation: m.Generation.Number, File: segmentName(seg.id), Detail: err.Error()}
+			return opened, &Damaged{Generation: m.generation.Number, File: segmentName(seg.id), Detail: err.Error()}
 		}
 	}
 	return opened, nil
@@ -306,7 +306,7 @@ func (u *unpacker) unpack(st stretch) error {
 
 // open appends the content of one chunk to u.out.
 func (u *unpacker) open(c chunk, seg openSegment, sealed []byte) error {
-	u.identity = chunkIdentity(u.identity[:0], u.manifest.Key, seg.generation, c.index)
+	u.identity = chunkIdentity(u.identity[:0], u.manifest.key, seg.generation, c.index)
 	n := nonce(c.index)
 	payload, err := u.aeads.of(c.segment, seg.id).Open(sealed[:0], n[:], sealed, u.identity)
 	if err != nil {
@@ -329,7 +329,7 @@ func (u *unpacker) open(c chunk, seg openSegment, sealed []byte) error {
 }
 
 func (u *unpacker) damaged(seg openSegment, format string, args ...any) error {
-	return &Damaged{Generation: u.manifest.Generation.Number, File: segmentName(seg.id), Detail: fmt.Sprintf(format, args...)}
+	return &Damaged{Generation: u.manifest.generation.Number, File: segmentName(seg.id), Detail: fmt.Sprintf(format, args...)}
 }
 
 // explainTarget marks errors of a target without space.

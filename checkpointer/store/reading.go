@@ -67,10 +67,10 @@ func sealManifest(m *manifest, keyID string, namespaceKey [32]byte) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	h := header{kind: manifestKind, check: keyCheck(namespaceKey), id: newFileID(), generation: m.Generation.Number, keyID: keyID}
+	h := header{kind: manifestKind, check: keyCheck(namespaceKey), id: newFileID(), generation: m.generation.Number, keyID: keyID}
 	clear := h.append(nil)
 	n := nonce(0)
-	sealed := newFileCipher(namespaceKey, h.id, manifestKeyInfo).Seal(clear, n[:], text, appendIdentity(h.append(nil), m.Key))
+	sealed := newFileCipher(namespaceKey, h.id, manifestKeyInfo).Seal(clear, n[:], text, appendIdentity(h.append(nil), m.key))
 	if len(sealed) > maxManifest {
 		return nil, fmt.Errorf("manifest of %d bytes, more than %d", len(sealed), maxManifest)
 	}
@@ -118,7 +118,8 @@ func (s *Store) cachedSummary(ctx context.Context, key Key, number int64) (*mani
 	if err != nil {
 		return nil, &Damaged{Generation: number, File: manifestName(number), Detail: err.Error()}
 	}
-	m.Generation.NewBytes += info.Size()
+	m.id = h.id
+	m.generation.NewBytes += info.Size()
 	p.mu.Lock()
 	p.summaries[number] = cachedSummary{info.Size(), info.ModTime(), m}
 	p.mu.Unlock()
@@ -126,8 +127,8 @@ func (s *Store) cachedSummary(ctx context.Context, key Key, number int64) (*mani
 }
 
 func (m *manifest) belongsTo(key Key, h header) error {
-	if m.Key != key || m.Generation.Number != h.generation {
-		return fmt.Errorf("it is of generation %d of %s", m.Generation.Number, m.Key)
+	if m.key != key || m.generation.Number != h.generation {
+		return fmt.Errorf("it is of generation %d of %s", m.generation.Number, m.key)
 	}
 	return nil
 }

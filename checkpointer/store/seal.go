@@ -107,7 +107,7 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 	if err := s.reserve(key, size); err != nil {
 		return 0, err
 	}
-	name := key.path(manifestName(m.Generation.Number))
+	name := key.path(manifestName(m.generation.Number))
 	defer func() {
 		if err != nil {
 			s.used.Add(-size)
@@ -121,7 +121,7 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 	if err := s.disk.writeDurably(name, content); err != nil {
 		return 0, err
 	}
-	return size, s.pointTo(key, m.Generation.Number)
+	return size, s.pointTo(key, m.generation.Number)
 }
 
 // newest returns the pod's newest generation that is whole and was written with
@@ -240,7 +240,7 @@ func (b *builder) manifest(key Key, gen Generation) *manifest {
 			b.segments[n].size = seg.size
 		}
 	}
-	return &manifest{Key: key, Generation: gen, segments: b.segments, files: b.files}
+	return &manifest{key: key, generation: gen, segments: b.segments, files: b.files}
 }
 
 // wornSegments returns the segments of a generation whose chunks are better

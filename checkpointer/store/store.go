@@ -200,7 +200,7 @@ func (s *Store) List(key Key) ([]Generation, error) {
 		var damaged *Damaged
 		switch {
 		case err == nil:
-			list = append(list, m.Generation)
+			list = append(list, m.generation)
 		case errors.As(err, &damaged):
 			if s.pod(key).report(number) {
 				s.options.Logger.Warn("a damaged generation is left out of the list",
@@ -296,7 +296,7 @@ func (s *Store) Files(key Key, number int64) ([]*peerv1.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("files of %s: %w", key, err)
 	}
-	return append(files, &peerv1.File{Name: manifestName(number), Size: size}), nil
+	return append(files, &peerv1.File{Name: manifestName(number), Size: size, Id: m.id[:]}), nil
 }
 
 // OpenFile opens one of the files that Files lists, for reading.

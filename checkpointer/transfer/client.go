@@ -40,8 +40,10 @@ const (
 // Client copies generations between its own store and those of other nodes. It
 // keeps one connection to each of them.
 type Client struct {
-	store *store.Store
-	tls   *tls.Config
+	store    *store.Store
+	tls      *tls.Config
+	getStall time.Duration
+	putStall time.Duration
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn
@@ -50,7 +52,7 @@ type Client struct {
 // NewClient returns a client for the store. The configuration comes from
 // identity.Authority.ClientTLS.
 func NewClient(s *store.Store, config *tls.Config) *Client {
-	return &Client{store: s, tls: config, conns: map[string]*grpc.ClientConn{}}
+	return &Client{store: s, tls: config, getStall: getStall, putStall: putStall, conns: map[string]*grpc.ClientConn{}}
 }
 
 // Close closes all connections.
@@ -161,7 +163,7 @@ func (c *Client) replicate(ctx context.Context, address string, key store.Key, n
 
 // put sends files, and waits until they are on stable storage.
 func (c *Client) put(ctx context.Context, peer peerv1.PeerClient, key store.Key, files []*peerv1.File) (sent int64, err error) {
-	watched, progress, stop := watch(ctx, putStall)
+	watched, dog, stop := watch(ctx, c.putStall)
 	defer stop()
 	defer func() {
 		if err != nil && context.Cause(watched) == errStalled {
@@ -179,7 +181,7 @@ func (c *Client) put(ctx context.Context, peer peerv1.PeerClient, key store.Key,
 			err := stream.Send(&peerv1.PutRequest{Pod: pod, Name: name, Size: size, Data: data})
 			pod = nil
 			sent += int64(len(data))
-			progress()
+			dog.progress()
 			return err
 		})
 		if errors.Is(err, io.EOF) {
@@ -231,7 +233,7 @@ func (c *Client) get(ctx context.Context, peer peerv1.PeerClient, key store.Key,
 	}
 	r := &receiver{imp: imp}
 	defer r.close()
-	watched, progress, stop := watch(ctx, getStall)
+	watched, dog, stop := watch(ctx, c.getStall)
 	defer stop()
 	stream, err := peer.Get(watched, &peerv1.GetRequest{Pod: fromKey(key), Generation: number, Have: have})
 	if err != nil {
@@ -249,9 +251,10 @@ func (c *Client) get(ctx context.Context, peer peerv1.PeerClient, key store.Key,
 		case err != nil:
 			return fromStatus(err)
 		}
+		dog.pause()
 		if err := r.piece(ctx, response.GetName(), response.GetSize(), response.GetData()); err != nil {
 			return err
 		}
-		progress()
+		dog.progress()
 	}
 }

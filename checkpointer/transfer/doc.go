@@ -106,7 +106,9 @@ func sendFile(s *store.Store, key store.Key, f *peerv1.File, buf []byte, send fu
 	name, size := f.GetName(), f.GetSize()
 	for left := f.GetSize(); left > 0; {
 		piece := buf[:min(left, int64(len(buf)))]
-		if _, err := io.ReadFull(file, piece); err != nil {
+		if _, err := io.ReadFull(file, piece); errors.Is(err, io.EOF) {
+			return io.ErrUnexpectedEOF // not to be mistaken for the stream's end
+		} else if err != nil {
 			return err
 		}
 		if err := send(name, size, piece); err != nil {
@@ -162,12 +164,26 @@ func (r *receiver) close() {
 	r.imp.Close()
 }
 
-// watch returns a context that ends when progress was not called for as long
-// as the limit, with errStalled as its cause.
-func watch(ctx context.Context, limit time.Duration) (_ context.Context, progress, stop func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(limit, func() { cancel(errStalled) })
-	return ctx, func() { timer.Reset(limit) }, func() { timer.Stop(); cancel(nil) }
+// watchdog ends a context when the other node makes no progress.
+type watchdog struct {
+	timer *time.Timer
+	limit time.Duration
 }
+
+// watch returns a context that ends, with errStalled as its cause, when the
+// watchdog's limit passes without a call of progress or pause.
+func watch(ctx context.Context, limit time.Duration) (context.Context, *watchdog, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watchdog{time.AfterFunc(limit, func() { cancel(errStalled) }), limit}
+	return ctx, w, func() {
+		w.timer.Stop()
+		cancel(nil)
+	}
+}
+
+func (w *watchdog) progress() { w.timer.Reset(w.limit) }
+
+// pause keeps it quiet until the next progress, while this node is the slow one.
+func (w *watchdog) pause() { w.timer.Stop() }
 
 var errStalled = errors.New("the other node stopped answering")

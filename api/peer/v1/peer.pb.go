@@ -256,9 +256,12 @@ func (x *Generation) GetPodName() string {
 
 // File is one immutable file of the store, named relative to the pod's folder.
 type File struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size  int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Of a manifest: the random ID in its header, which tells apart two
+	// generations that were given the same number. A segment's name is its ID.
+	Id            []byte `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +308,13 @@ func (x *File) GetSize() int64 {
 		return x.Size
 	}
 	return 0
+}
+
+func (x *File) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
 }
 
 type MissingRequest struct {
@@ -660,10 +670,11 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x05 \x03(\tR\n" +
 	"containers\x12\x19\n" +
-	"\bpod_name\x18\x06 \x01(\tR\apodName\".\n" +
+	"\bpod_name\x18\x06 \x01(\tR\apodName\">\n" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size\"j\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\fR\x02id\"j\n" +
 	"\x0eMissingRequest\x12*\n" +
 	"\x03pod\x18\x01 \x01(\v2\x18.lifeboat.peer.v1.PodKeyR\x03pod\x12,\n" +
 	"\x05files\x18\x02 \x03(\v2\x16.lifeboat.peer.v1.FileR\x05files\"'\n" +
