@@ -34,6 +34,9 @@ type Registration struct {
 	CgroupsPath string `json:"cgroupsPath"`
 	// Epoch is the fence epoch of the node when the container was created.
 	Epoch int64 `json:"epoch"`
+	// Restored is whether the container came out of a checkpoint: it runs since
+	// it was created, and its start is nothing but an answer.
+	Restored bool `json:"restored,omitempty"`
 }
 
 // Path is where the registration of a container is kept.

@@ -1,0 +1,246 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+)
+
+const (
+	// answerTime is how long the checkpointer may take to say how to create a
+	// container: it may have to fetch a checkpoint first. kubelet gives up after
+	// two minutes.
+	answerTime = 90 * time.Second
+	// absentTime is how long a checkpointer that does not answer is waited for;
+	// it may just be starting anew.
+	absentTime = 5 * time.Second
+	// reportTime bounds the report of how a restore ended.
+	reportTime = 5 * time.Second
+)
+
+// create restores the container where the checkpointer says so, and returns
+// true when it has. Otherwise runc is to create it.
+func (r *Runtime) create(a arguments, log logger) bool {
+	started := time.Now()
+	b, err := readBundle(a.bundle)
+	if err != nil {
+		log.warn("read the bundle of container %s: %v; it starts unprotected", a.id, err)
+		return false
+	}
+	if b == nil {
+		return false
+	}
+	container, err := b.container(a.id)
+	if err != nil {
+		log.warn("container %s: %v; it starts unprotected", a.id, err)
+		return false
+	}
+	registration := client.Registration{Container: container, CgroupsPath: b.config.Linux.CgroupsPath, Epoch: r.epoch(log)}
+	if err := r.register(registration); err != nil {
+		log.warn("register container %s: %v; the node cannot fence it", a.id, err)
+	}
+	if netNS := b.namespace("network"); netNS != "" {
+		if err := disableMPTCP(netNS); err != nil {
+			log.warn("switch MPTCP off for container %s: %v; it may not be checkpointable", a.id, err)
+		}
+	}
+
+	answer, err := r.ask(client.CreateRequest{Container: container, Bundle: b.folder})
+	switch {
+	case err != nil:
+		log.warn("container %s: %v; it starts anew", a.id, err)
+		return false
+	case !answer.Restore:
+		if answer.Reason != "" {
+			log.warn("container %s starts anew: %s", a.id, answer.Reason)
+		}
+		return false
+	}
+	err = r.restore(a, b, answer)
+	report := client.ReportRequest{Container: container, Restored: err == nil, Seconds: time.Since(started).Seconds()}
+	if err != nil {
+		report.Message = err.Error()
+		log.warn("restore container %s from generation %d: %v; it starts anew", a.id, answer.Generation, err)
+		if err := r.undo(a, b); err != nil {
+			log.warn("undo the restore of container %s: %v", a.id, err)
+		}
+	} else {
+		log.info("restored container %s from generation %d in %.3f s", a.id, answer.Generation, report.Seconds)
+		registration.Restored = true
+		if err := r.register(registration); err != nil {
+			log.warn("register container %s as restored: %v", a.id, err)
+		}
+	}
+	r.report(report, log)
+	return report.Restored
+}
+
+// ask asks the checkpointer how to create a container.
+func (r *Runtime) ask(req client.CreateRequest) (*client.CreateResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	defer cancel()
+	for giveUp := time.Now().Add(absentTime); ; time.Sleep(100 * time.Millisecond) {
+		resp, err := client.Do(ctx, r.Socket, client.Request{Create: &req})
+		if err == nil && resp.Create == nil {
+			err = errors.New("the checkpointer's answer is empty")
+		}
+		if err == nil {
+			return resp.Create, nil
+		}
+		if !isAbsent(err) || time.Now().After(giveUp) {
+			return nil, err
+		}
+	}
+}
+
+// isAbsent is whether an error means that no checkpointer is there to answer,
+// or that it went away before it did.
+func isAbsent(err error) bool {
+	for _, cause := range []error{fs.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Runtime) report(req client.ReportRequest, log logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), reportTime)
+	defer cancel()
+	if _, err := client.Do(ctx, r.Socket, client.Request{Report: &req}); err != nil {
+		log.warn("report the restore of container %s: %v", req.ID, err)
+	}
+}
+
+// restore has runc restore the container. This program's standard streams are
+// the container's, and runc hands them to it.
+func (r *Runtime) restore(a arguments, b *bundle, answer *client.CreateResponse) error {
+	utsNS := b.namespace("uts")
+	var name string
+	if utsNS != "" {
+		var err error
+		if name, err = hostname(utsNS); err != nil {
+			return fmt.Errorf("read the pod's host name: %w", err)
+		}
+	}
+	if answer.ConfigPath != "" {
+		if err := b.setCRIUConfig(answer.ConfigPath); err != nil {
+			return fmt.Errorf("name CRIU's configuration: %w", err)
+		}
+	}
+	args := append([]string{}, a.global...)
+	args = append(args, "restore", "--detach", "--bundle", b.folder, "--image-path", answer.ImagesPath, "--work-path", answer.WorkPath,
+		"--manage-cgroups-mode", "ignore", "--file-locks", "--ext-unix-sk")
+	for flag, value := range map[string]string{"--pid-file": a.pidFile, "--console-socket": a.console} {
+		if value != "" {
+			args = append(args, flag, value)
+		}
+	}
+	if a.noPivot {
+		args = append(args, "--no-pivot")
+	}
+	if answer.Lazy {
+		args = append(args, "--lazy-pages")
+	}
+	if err := r.command(append(args, a.id)...).Run(); err != nil {
+		return fmt.Errorf("runc restore: %w%s", err, logTail(filepath.Join(answer.WorkPath, "restore.log")))
+	}
+	if utsNS != "" {
+		// CRIU has set the name that the checkpointed pod had.
+		if err := setHostname(utsNS, name); err != nil {
+			return fmt.Errorf("set the pod's host name: %w", err)
+		}
+	}
+	return nil
+}
+
+// undo removes what a failed restore has left, so that the container can start
+// as if there had been none.
+func (r *Runtime) undo(a arguments, b *bundle) error {
+	// Before runc has a state of the container this fails, and nothing is left.
+	deleted := r.command(append(append([]string{}, a.global...), "delete", "--force", a.id)...)
+	deleted.Stdout, deleted.Stderr = nil, nil
+	_ = deleted.Run()
+	var errs []error
+	if a.pidFile != "" {
+		if err := os.Remove(a.pidFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, b.reset())
+	if err := resetOverlay(b.rootfs()); err != nil {
+		errs = append(errs, fmt.Errorf("remove the checkpoint's file changes: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// tailLines is how many error lines of CRIU's log are told.
+const tailLines = 5
+
+// logTail are the last errors in a log of CRIU, as ": a | b".
+func logTail(file string) string {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return ": no log at " + file
+	}
+	var found []string
+	for line := range strings.Lines(string(raw)) {
+		if _, message, isError := strings.Cut(line, "Error ("); isError {
+			found = append(found, "("+strings.TrimSpace(message))
+		}
+	}
+	if len(found) > tailLines {
+		found = found[len(found)-tailLines:]
+	}
+	return ": " + strings.Join(found, " | ")
+}
+
+func (r *Runtime) registrationPath(id string) string {
+	return filepath.Join(r.Containers, id+".json")
+}
+
+// register notes a protected container for the fencer.
+func (r *Runtime) register(registration client.Registration) error {
+	if err := os.MkdirAll(r.Containers, 0o755); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(registration)
+	if err != nil {
+		return err
+	}
+	return replaceFile(r.registrationPath(registration.ID), raw)
+}
+
+func (r *Runtime) registration(id string) (client.Registration, error) {
+	var registration client.Registration
+	raw, err := os.ReadFile(r.registrationPath(id))
+	if err != nil {
+		return registration, err
+	}
+	return registration, json.Unmarshal(raw, &registration)
+}
+
+// epoch is the node's fence epoch, or 0 where none was written yet.
+func (r *Runtime) epoch(log logger) int64 {
+	var record struct {
+		Epoch int64 `json:"epoch"`
+	}
+	raw, err := os.ReadFile(r.Fence)
+	if err == nil {
+		err = json.Unmarshal(raw, &record)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.warn("read the node's fence record: %v", err)
+	}
+	return record.Epoch
+}
