@@ -172,7 +172,8 @@ func merge(spec v1alpha1.FenceSpec, patch map[string]any) (merged v1alpha1.Fence
 	if encoded, err = json.Marshal(fields); err != nil {
 		return merged, err
 	}
-	return merged, json.Unmarshal(encoded, &merged)
+	err = json.Unmarshal(encoded, &merged)
+	return merged, err
 }
 
 // respond answers with a Fence, or with a Status where there is none.

@@ -1,0 +1,82 @@
+# What is done often with this repository. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export CGO_ENABLED := 0
+
+MODULES := . cmd/lifeboat-scheduler
+GO_BUILD := go build -trimpath -ldflags='-s -w'
+# Passed to the local cluster's commands, as in: make cluster-up ARGS='--nodes 2'
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build every program, statically linked, into bin/
+	$(GO_BUILD) -o bin/ ./cmd/...
+	cd cmd/lifeboat-scheduler && $(GO_BUILD) -o ../../bin/lifeboat-scheduler .
+
+.PHONY: generate
+generate: bin/controller-gen ## Generate deep copies, CRDs and the peer protocol (needs protoc 3.21)
+	bin/controller-gen object paths=./api/v1alpha1 output:object:dir=api/v1alpha1
+	bin/controller-gen crd:allowDangerousTypes=true paths=./api/v1alpha1 output:crd:dir=manifests/crds
+	@command -v protoc >/dev/null || { echo 'protoc is missing; on Debian: apt-get install protobuf-compiler' >&2; exit 1; }
+	PATH="$(CURDIR)/bin:$$PATH" go generate ./api/...
+
+.PHONY: lint
+lint: bin/golangci-lint check-crds ## Run every linter
+	for module in $(MODULES); do (cd $$module && $(CURDIR)/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+# The CRDs that are installed must be those of the Go types.
+.PHONY: check-crds
+check-crds: bin/controller-gen
+	@fresh=$$(mktemp -d); trap 'rm -r "$$fresh"' EXIT; \
+	bin/controller-gen crd:allowDangerousTypes=true paths=./api/v1alpha1 output:crd:dir="$$fresh"; \
+	bin/controller-gen object paths=./api/v1alpha1 output:object:dir="$$fresh"; \
+	diff -u api/v1alpha1/zz_generated.deepcopy.go "$$fresh"/zz_generated.deepcopy.go && rm "$$fresh"/*.go && \
+	diff -ru manifests/crds "$$fresh" || { echo 'generated files are out of date: run make generate' >&2; exit 1; }
+
+.PHONY: unit
+unit: ## Run the tests of the packages (as root: they use cgroups, runc and CRIU)
+	packages=$$(go list ./... | grep -v '/lifeboat/e2e'); go test -timeout 20m $$packages
+	cd cmd/lifeboat-scheduler && go test -timeout 20m ./...
+
+# One package after the other: each starts a cluster of its own.
+.PHONY: e2e
+e2e: ## Run the end-to-end tests on local clusters (as root)
+	go test -p 1 -timeout 60m ./e2e/...
+
+.PHONY: test
+test: lint unit e2e ## Run lint, unit and e2e
+
+.PHONY: demo
+demo: ## Cut the power of a node and watch its pod come back (KEEP=1 leaves the cluster running)
+	go run ./e2e/demo $(ARGS)
+
+.PHONY: cluster-up
+cluster-up: ## Start a local cluster, without Lifeboat
+	go run ./e2e/lab up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: ## Stop the local cluster and remove what it left
+	go run ./e2e/lab down $(ARGS)
+
+.PHONY: bench-rto
+bench-rto: ## Measure recovery over several node losses (ARGS='--losses 3')
+	go run ./e2e/rto $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache of the local cluster stays
+	rm -rf bin dist
+
+bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	go build -C tools/lint -trimpath -o ../../bin/ tool
+	@touch $@
+
+bin/controller-gen: tools/go.mod tools/go.sum
+	go build -C tools -trimpath -o ../bin/ tool
+	@touch $@
