@@ -195,8 +195,9 @@ func logTail(file string) string {
 	}
 	var found []string
 	for line := range strings.Lines(string(raw)) {
-		if _, message, isError := strings.Cut(line, "Error ("); isError {
-			found = append(found, "("+strings.TrimSpace(message))
+		_, message, isError := strings.Cut(line, "Error (")
+		if isError && !strings.Contains(message, "RLIMIT_NOFILE") && !strings.Contains(message, "cgroupd: recv") {
+			found = append(found, "("+strings.TrimSpace(message)) // those two fail nothing
 		}
 	}
 	if len(found) > tailLines {

@@ -53,11 +53,17 @@ var obstacles = []struct {
 
 var logError = regexp.MustCompile(`(?:^|\n)(?:\([\d.]+\) )?\s*Error \([^)]*\): ([^\n]*)`)
 
+// harmless matches errors in the log that fail nothing, or only say that
+// something has failed.
+var harmless = regexp.MustCompile(`RLIMIT_NOFILE|cgroupd: recv req error|Dumping FAILED`)
+
 // errorLines are the messages of the errors in CRIU's log.
 func errorLines(log string) []string {
 	var lines []string
 	for _, match := range logError.FindAllStringSubmatch(log, -1) {
-		lines = append(lines, strings.TrimSpace(match[1]))
+		if line := strings.TrimSpace(match[1]); !harmless.MatchString(line) {
+			lines = append(lines, line)
+		}
 	}
 	return lines
 }
