@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -98,7 +97,9 @@ func (c *Cluster) LoadImage(ctx context.Context, archive string) error {
 	return group.Wait()
 }
 
-// addImage puts an archive where the nodes see it, under a name made of its content.
+// addImage puts an archive where the nodes see it. Its file name begins with a number
+// that grows, so that a node that was off loads archives in the order in which they
+// were added: the last one decides what a name stands for.
 func (c *Cluster) addImage(archive string) (err error) {
 	defer func() {
 		if err != nil {
@@ -123,11 +124,28 @@ func (c *Cluster) addImage(archive string) (err error) {
 	if err := errors.Join(copied.Chmod(0o644), copied.Close()); err != nil {
 		return err
 	}
-	final := filepath.Join(c.paths.images(), hex.EncodeToString(sum.Sum(nil)[:12])+".tar")
-	if _, err := os.Stat(final); !errors.Is(err, fs.ErrNotExist) {
+	present, err := filepath.Glob(c.paths.images() + "/*.tar") // in order of their names
+	if err != nil {
 		return err
 	}
-	return os.Rename(copied.Name(), final)
+	number, content := 0, hex.EncodeToString(sum.Sum(nil)[:12])
+	for i, path := range present {
+		var itsContent string
+		if _, err := fmt.Sscanf(filepath.Base(path), "%06d-%24s.tar", &number, &itsContent); err != nil {
+			return fmt.Errorf("unexpected file %s: %w", path, err)
+		}
+		if itsContent != content {
+			continue
+		}
+		if i == len(present)-1 {
+			return nil
+		}
+		// It came before others and is to decide again.
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return os.Rename(copied.Name(), filepath.Join(c.paths.images(), fmt.Sprintf("%06d-%s.tar", number+1, content)))
 }
 
 // An ExitError is returned by NodeExec for a program that did not end with 0.

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// starterVariable makes TestClusterStarter start the cluster that it names.
+// starterVariable makes this program start the cluster that it names, instead of testing.
 const starterVariable = "LIFEBOAT_TEST_START"
 
 // bootStep is the first step of a start that makes something outside the cache.
@@ -52,7 +52,7 @@ func TestClusterStarterKilled(t *testing.T) {
 	for _, after := range []time.Duration{0, 100 * time.Millisecond, 2 * time.Second} {
 		t.Run(after.String(), func(t *testing.T) {
 			config := testConfig(t, name, 1)
-			starter := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestClusterStarter$", "-test.v")
+			starter := exec.CommandContext(t.Context(), "/proc/self/exe")
 			starter.Env = append(os.Environ(), starterVariable+"="+name)
 			output, err := starter.StdoutPipe()
 			if err != nil {
@@ -86,19 +86,18 @@ func TestClusterStarterKilled(t *testing.T) {
 	}
 }
 
-// TestClusterStarter is the program that TestClusterStarterKilled kills.
-func TestClusterStarter(t *testing.T) {
-	name := os.Getenv(starterVariable)
-	if name == "" {
-		t.Skip("only run by TestClusterStarterKilled")
+// TestMain makes this program the one that TestClusterStarterKilled kills, if it is told to.
+func TestMain(m *testing.M) {
+	if name := os.Getenv(starterVariable); name != "" {
+		_, err := Start(context.Background(), Config{Name: name, Nodes: 1, Progress: func(step string) { fmt.Println(step) }})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		// To be killed while its cluster runs.
+		select {}
 	}
-	config := testConfig(t, name, 1)
-	config.Progress = func(step string) { fmt.Println(step) }
-	if _, err := Start(t.Context(), config); err != nil {
-		t.Fatal(err)
-	}
-	// To be killed while its cluster runs.
-	time.Sleep(time.Minute)
+	os.Exit(m.Run())
 }
 
 func TestClusterStartedTwice(t *testing.T) {

@@ -24,12 +24,19 @@ func main() {
 	if code, ok := errors.AsType[exitCode](err); ok {
 		os.Exit(int(code))
 	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		fmt.Fprintln(os.Stderr, "lab: interrupted; what was begun is undone")
+		os.Exit(interrupted)
+	}
 	fmt.Fprintln(os.Stderr, "lab:", err)
 	if errors.Is(err, cluster.ErrNotRunning) {
 		fmt.Fprintln(os.Stderr, "lab: start it with: lab up")
 	}
 	os.Exit(1)
 }
+
+// interrupted is the exit code that shells give to a program that SIGINT has ended.
+const interrupted = 130
 
 // exitCode ends lab with the code of a program that it ran.
 type exitCode int

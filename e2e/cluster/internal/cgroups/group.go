@@ -23,7 +23,7 @@ type Group struct {
 
 // New names a group; nothing is made yet.
 func New(path string) (Group, error) {
-	if path == "" || filepath.IsAbs(path) || path != filepath.Clean(path) || strings.HasPrefix(path, "..") {
+	if path == "" || path == "." || filepath.IsAbs(path) || path != filepath.Clean(path) || strings.HasPrefix(path, "..") {
 		return Group{}, fmt.Errorf("cgroup path %q: want a clean relative path", path)
 	}
 	hierarchies, err := Hierarchies()
@@ -39,7 +39,7 @@ func (g Group) Create() error {
 		dir := h.Mount
 		for part := range strings.SplitSeq(g.path, "/") {
 			if h.V2 {
-				if err := delegate(dir); err != nil {
+				if err := Delegate(dir); err != nil {
 					return fmt.Errorf("create cgroup %s: %w", g.path, err)
 				}
 			}
@@ -58,8 +58,8 @@ func (g Group) Create() error {
 	return nil
 }
 
-// delegate lets children of a version 2 group use every controller that it has.
-func delegate(dir string) error {
+// Delegate lets the children of the version 2 group dir use every controller that it has.
+func Delegate(dir string) error {
 	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return err

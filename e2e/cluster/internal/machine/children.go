@@ -5,11 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // children starts processes and reaps all that end, the machine's orphans included.
@@ -80,15 +77,4 @@ func exitCode(status syscall.WaitStatus) int {
 		return 128 + int(status.Signal())
 	}
 	return status.ExitStatus()
-}
-
-// enableControllers hands a version 2 group's controllers to its children.
-func enableControllers(dir, available string) error {
-	for _, controller := range strings.Fields(available) {
-		err := os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+controller), 0)
-		if err != nil && err != unix.ENOTSUP {
-			return fmt.Errorf("hand on cgroup controller %s: %w", controller, err)
-		}
-	}
-	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/cgroups"
 )
 
 // runInit is the second stage, a machine's first process for the rest of its life. It
@@ -66,12 +68,8 @@ func runInit(file string) error {
 // it every service, moves one level down.
 func leaveCgroupRoot() error {
 	const root = "/sys/fs/cgroup"
-	available, err := os.ReadFile(root + "/cgroup.controllers")
-	if errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(root + "/cgroup.controllers"); errors.Is(err, os.ErrNotExist) {
 		return nil
-	}
-	if err != nil {
-		return err
 	}
 	if err := os.Mkdir(root+"/init", 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make cgroup for services: %w", err)
@@ -79,7 +77,7 @@ func leaveCgroupRoot() error {
 	if err := os.WriteFile(root+"/init/cgroup.procs", []byte("1"), 0); err != nil {
 		return fmt.Errorf("move services into their cgroup: %w", err)
 	}
-	return enableControllers(root, string(available))
+	return cgroups.Delegate(root)
 }
 
 // forward passes connections on to an address that only the machine can reach.
