@@ -121,6 +121,9 @@ type Membership struct {
 	mu      sync.Mutex
 	members map[string]*record
 	meta    meta
+
+	leave   sync.Once
+	leaving error
 }
 
 // meta is what each member tells of itself; memberlist allows it 512 bytes.
@@ -213,8 +216,9 @@ func (m *Membership) Join(seeds []string) error {
 	return nil
 }
 
-// Run keeps contact until ctx ends: it joins those of the seeds that are not
-// alive members yet, again and again, and, in a watcher, pings the checkpointers.
+// Run keeps contact until ctx ends, and then leaves: it joins those of the seeds
+// that are not alive members yet, again and again, and, in a watcher, pings the
+// checkpointers.
 func (m *Membership) Run(ctx context.Context, seeds func(context.Context) []string) error {
 	if m.config.Kind == Watcher {
 		go m.pingAll(ctx)
@@ -230,7 +234,7 @@ func (m *Membership) Run(ctx context.Context, seeds func(context.Context) []stri
 		case <-ticker.C:
 		case <-ctx.Done():
 			ticker.Stop()
-			return nil
+			return m.Leave()
 		}
 	}
 }
@@ -275,17 +279,19 @@ func (m *Membership) Members() []Member {
 func (m *Membership) Changes() <-chan struct{} { return m.changes }
 
 // Leave says goodbye, so that the others see Left and not Dead, and stops
-// listening. It takes at most about two seconds.
+// listening. It takes at most about two seconds. Leaving again does no harm.
 func (m *Membership) Leave() error {
-	m.mu.Lock()
-	m.meta.Leaving = true
-	m.mu.Unlock()
-	announced := m.list.UpdateNode(time.Second)
-	left := m.list.Leave(time.Second)
-	if err := errors.Join(announced, left, m.list.Shutdown()); err != nil {
-		return fmt.Errorf("leave the membership: %w", err)
-	}
-	return nil
+	m.leave.Do(func() {
+		m.mu.Lock()
+		m.meta.Leaving = true
+		m.mu.Unlock()
+		announced := m.list.UpdateNode(time.Second)
+		left := m.list.Leave(time.Second)
+		if err := errors.Join(announced, left, m.list.Shutdown()); err != nil {
+			m.leaving = fmt.Errorf("leave the membership: %w", err)
+		}
+	})
+	return m.leaving
 }
 
 func (m *Membership) notify() {

@@ -112,7 +112,7 @@ func (c *cable) Shutdown() error {
 type testMember struct {
 	*Membership
 	cable *cable
-	left  bool
+	stop  context.CancelFunc
 }
 
 // start runs a member that joins the given ones until the test ends.
@@ -128,6 +128,7 @@ func start(t *testing.T, name string, kind Kind, seeds ...*testMember) *testMemb
 	}
 	tm.Membership = m
 	ctx, cancel := context.WithCancel(context.Background())
+	tm.stop = cancel
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -142,9 +143,6 @@ func start(t *testing.T, name string, kind Kind, seeds ...*testMember) *testMemb
 	t.Cleanup(func() {
 		cancel()
 		<-ended
-		if !tm.left {
-			m.list.Shutdown()
-		}
 	})
 	return tm
 }
@@ -255,10 +253,7 @@ func TestMemberOutOfDirectReachStaysAlive(t *testing.T) {
 
 func TestShutdownInOrderIsLeft(t *testing.T) {
 	watcher, nodes := cluster(t)
-	nodes[2].left = true
-	if err := nodes[2].Leave(); err != nil {
-		t.Fatal(err)
-	}
+	nodes[2].stop()
 	for _, m := range []*testMember{watcher, nodes[0], nodes[1]} {
 		m.await(t, "node-2", Left, 3*time.Second)
 	}
