@@ -27,6 +27,8 @@ import (
 
 var pod = store.Key{Namespace: "shop", PodUID: "0d4fcd4e-6d3e-4c43-9b0a-3e1ffb8f5f0b"}
 
+var _ store.KeySource = (*identity.NamespaceKeys)(nil)
+
 const segmentBytes = 128 << 10
 
 // node is a store with its server and its client.
