@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lifeboat-dev/lifeboat/e2e/image"
 )
 
@@ -104,6 +106,9 @@ func (c Config) completeForStart() (Config, error) {
 	if c.Module, err = image.Module(c.Module); err != nil {
 		return c, err
 	}
+	if err := checkDisk(c.Dir); err != nil {
+		return c, err
+	}
 	for _, list := range [][]*string{pointers(c.ContainerdDropIns), pointers(c.Images), {&c.Scheduler.Dir, &c.Scheduler.ConfigFile}} {
 		for _, path := range list {
 			if *path == "" {
@@ -118,6 +123,21 @@ func (c Config) completeForStart() (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// checkDisk refuses a folder on which the machines' overlays cannot stand.
+func checkDisk(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make folder for clusters: %w", err)
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return fmt.Errorf("look at file system of %s: %w", dir, err)
+	}
+	if stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return fmt.Errorf("%s lies on an overlay file system, as in a container, and nodes need overlays of their own: set %s to a folder on a disk or a volume", dir, DirVariable)
+	}
+	return nil
 }
 
 func pointers(list []string) []*string {

@@ -184,11 +184,8 @@ func (c *Cluster) start(ctx context.Context, s machine.Spec, listener *os.File, 
 		return err
 	}
 	s.BootID = m.BootID
-	if m.Process, err = machine.Boot(s, group, listener); err != nil {
-		return err
-	}
-	m.PoweredOn = true
-	return nil
+	m.Process, err = machine.Boot(s, group, listener)
+	return err
 }
 
 // halt ends a machine: first its network, so that not even the kernel's farewells for

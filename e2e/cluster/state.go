@@ -54,7 +54,6 @@ type clusterState struct {
 type machineState struct {
 	Process    machine.Process `json:"process"` // its first process in this boot
 	BootID     string          `json:"bootID"`
-	PoweredOn  bool            `json:"poweredOn"`
 	NetworkCut bool            `json:"networkCut"`
 }
 

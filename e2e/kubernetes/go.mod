@@ -1,3 +1,6 @@
+// The programs of the local cluster, as tools: Kubernetes and etcd from their Go modules.
+// Apart from the main module, as a module with replace directives cannot be installed
+// with go install.
 module github.com/lifeboat-dev/lifeboat/e2e/kubernetes
 
 go 1.26.0
