@@ -110,12 +110,18 @@ func (d *disk) syncFolder(folder string) error {
 }
 
 // writeDurably puts a small file in place: it is there in full or not at all.
-func (d *disk) writeDurably(name string, data []byte) error {
+func (d *disk) writeDurably(name string, data []byte) (err error) {
 	temporary := name + temporarySuffix
 	f, err := d.create(temporary)
 	if err != nil {
 		return err
 	}
+	renamed := false
+	defer func() {
+		if err != nil && !renamed {
+			err = errors.Join(err, d.remove(temporary))
+		}
+	}()
 	if _, err := f.Write(data); err != nil {
 		f.Close()
 		return err
@@ -126,6 +132,7 @@ func (d *disk) writeDurably(name string, data []byte) error {
 	if err := d.rename(temporary, name); err != nil {
 		return err
 	}
+	renamed = true
 	return d.syncFolder(path.Dir(name))
 }
 

@@ -98,12 +98,12 @@ func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stage
 }
 
 // commit puts what w wrote in place, and then the manifest.
-func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, namespaceKey [32]byte) (size int64, err error) {
+func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, namespaceKey [32]byte) (_ int64, err error) {
 	content, err := sealManifest(m, keyID, namespaceKey)
 	if err != nil {
 		return 0, err
 	}
-	size = int64(len(content))
+	size := int64(len(content))
 	if err := s.reserve(key, size); err != nil {
 		return 0, err
 	}
@@ -112,7 +112,7 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 		if err != nil {
 			s.used.Add(-size)
 			// It may be in place already: then it goes before its segments do.
-			err = errors.Join(err, s.removeIfThere(name), s.removeIfThere(name+temporarySuffix))
+			err = errors.Join(err, s.removeIfThere(name))
 		}
 	}()
 	if err := w.place(); err != nil {
