@@ -53,7 +53,7 @@ func (p Process) Exec(ctx context.Context, stdin, stdout, stderr *os.File, argv,
 // ask sends one request and waits for its answer.
 func (p Process) ask(ctx context.Context, req request, files ...*os.File) (answer, error) {
 	if !p.Alive() {
-		return answer{}, fmt.Errorf("the machine is off")
+		return answer{}, fmt.Errorf("the machine is off: power it on first")
 	}
 	path := fmt.Sprintf("/proc/%d/root%s", p.PID, controlSocket)
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unixpacket", path)
