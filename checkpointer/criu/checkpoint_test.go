@@ -2,7 +2,6 @@ package criu
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,19 +15,6 @@ import (
 )
 
 func TestMain(m *testing.M) { nodetest.Main(m, workloads) }
-
-// workloads are the programs in the containers of these tests.
-var workloads = map[string]func(args []string){
-	"counter": counter,
-}
-
-// counter counts, from 1 on, in memory alone.
-func counter([]string) {
-	for n := 1; ; n++ {
-		fmt.Println("count", n)
-		time.Sleep(5 * time.Millisecond)
-	}
-}
 
 func newEngine(t *testing.T) *Engine {
 	return NewEngine(Host{ProcRoot: "/proc", Root: "/"}, slog.New(slog.NewTextHandler(t.Output(), nil)))

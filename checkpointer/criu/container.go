@@ -53,6 +53,7 @@ type ociConfig struct {
 	} `json:"process"`
 	Mounts []struct {
 		Destination string `json:"destination"`
+		Source      string `json:"source"`
 	} `json:"mounts"`
 	Annotations map[string]string `json:"annotations"`
 }
@@ -91,7 +92,11 @@ func inspect(target Target) (*container, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	return c, errors.Join(c.findGroup(), c.findNamespaces(), c.findExternalMounts(), c.findRootfs())
+	err := errors.Join(c.findGroup(), c.findNamespaces(), c.findExternalMounts(), c.findRootfs())
+	if err == nil {
+		err = c.checkDescriptors()
+	}
+	return c, err
 }
 
 func readJSON(file string, into any) error {
@@ -120,6 +125,30 @@ func (c *container) check() error {
 	}
 	if _, found := c.namespace("NEWUSER"); found {
 		return refuse("the container has a user namespace", `remove "hostUsers: false" from the pod spec`)
+	}
+	return nil
+}
+
+// undumpable are the kinds of open files that CRIU cannot dump. The kernel does
+// not even hand an io_uring over to CRIU, whose log then does not name it.
+var undumpable = []string{"anon_inode:[io_uring]", "anon_inode:[userfaultfd]", "anon_inode:[perf_event]", "anon_inode:kvm-vm"}
+
+// checkDescriptors looks for open files that CRIU cannot dump. A process that
+// ends meanwhile has none.
+func (c *container) checkDescriptors() error {
+	pids, err := c.group.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		folder := fmt.Sprintf("/proc/%d/fd", pid)
+		entries, _ := os.ReadDir(folder)
+		for _, entry := range entries {
+			link, _ := os.Readlink(filepath.Join(folder, entry.Name()))
+			if slices.Contains(undumpable, link) {
+				return explain(c.target.Container.Name, errors.New("refused"), "Error (preflight): "+link)
+			}
+		}
 	}
 	return nil
 }

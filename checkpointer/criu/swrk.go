@@ -124,8 +124,8 @@ func (e *criuError) Error() string {
 	if e.errno != 0 {
 		text += ": " + unix.Errno(e.errno).Error()
 	}
-	if e.message != "" {
-		text += ": " + e.message
+	if lines := errorLines(e.message); len(lines) > 0 {
+		text += ": " + lines[0]
 	}
 	return text
 }

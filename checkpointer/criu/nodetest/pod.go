@@ -296,24 +296,30 @@ func (o *Output) Lines() []string {
 
 // Last is the last line that begins with prefix, without the prefix, or "".
 func (o *Output) Last(prefix string) string {
+	rest, _ := o.last(prefix)
+	return rest
+}
+
+func (o *Output) last(prefix string) (rest string, found bool) {
 	for _, line := range slices.Backward(o.Lines()) {
 		if rest, found := strings.CutPrefix(line, prefix); found {
-			return rest
+			return rest, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // WaitFor waits until a line begins with prefix and returns the rest of the
 // last such line.
 func (o *Output) WaitFor(t *testing.T, prefix string) string {
 	t.Helper()
-	limit := time.Now().Add(20 * time.Second)
-	for o.Last(prefix) == "" {
-		if time.Now().After(limit) {
-			t.Fatalf("the container has not written %q but:\n%s", prefix, strings.Join(o.Lines(), "\n"))
+	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		if rest, found := o.last(prefix); found {
+			return rest
 		}
-		time.Sleep(2 * time.Millisecond)
+		if time.Now().After(limit) {
+			lines := o.Lines()
+			t.Fatalf("the container has not written %q; its last of %d lines:\n%s", prefix, len(lines), strings.Join(lines[max(0, len(lines)-20):], "\n"))
+		}
 	}
-	return o.Last(prefix)
 }
