@@ -82,7 +82,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string) (_ D
 		return Dump{}, err
 	}
 
-	if err := errors.Join(dropSharedIPC(dumpers), dropSharedSizes(pod, dumpers)); err != nil {
+	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers)); err != nil {
 		return Dump{}, err
 	}
 	for _, d := range dumpers {

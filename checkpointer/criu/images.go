@@ -2,7 +2,6 @@ package criu
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,35 +17,6 @@ import (
 // imageHeader is the size of what stands before the entries of a CRIU image.
 const imageHeader = 8
 
-// dropSharedIPC empties the images of System V message queues, semaphores and
-// shared memory in all containers but the first that shares their namespace:
-// each dump has all of them, and CRIU cannot make them twice.
-func dropSharedIPC(dumpers []*dumper) error {
-	seen := map[string]bool{}
-	for _, d := range dumpers {
-		if !seen[d.ipcNS] {
-			seen[d.ipcNS] = true
-			continue
-		}
-		for _, kind := range []string{"sem", "msg", "shm"} {
-			files, err := filepath.Glob(filepath.Join(d.images.Name(), "ipcns-"+kind+"-*.img"))
-			if err != nil {
-				return err
-			}
-			for _, file := range files {
-				info, err := os.Stat(file)
-				if err == nil && info.Size() > imageHeader {
-					err = os.Truncate(file, imageHeader)
-				}
-				if err != nil {
-					return fmt.Errorf("empty an image of shared IPC objects: %w", err)
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // dropSharedSizes has CRIU restore the open files on the pod's shared volumes
 // whatever their size. The containers of a pod are restored one after another:
 // while the second is, the first already runs and writes to them.
@@ -60,18 +30,13 @@ func dropSharedSizes(pod PodTarget, dumpers []*dumper) error {
 			continue
 		}
 		file := filepath.Join(d.images.Name(), "files.img")
-		content, err := os.ReadFile(file)
-		if err == nil {
-			content, err = editFiles(content, func(entry *fdinfo.FileEntry) {
-				name := path.Clean("/" + entry.GetReg().GetName())
-				if entry.GetReg() != nil && slices.ContainsFunc(shared, func(m string) bool { return strings.HasPrefix(name, m+"/") }) {
-					entry.Reg.Size = nil
-				}
-			})
-		}
-		if err == nil {
-			err = os.WriteFile(file, content, 0o600)
-		}
+		err := editImage(file, func(entry *fdinfo.FileEntry) bool {
+			name := path.Clean("/" + entry.GetReg().GetName())
+			if entry.GetReg() != nil && slices.ContainsFunc(shared, func(m string) bool { return strings.HasPrefix(name, m+"/") }) {
+				entry.Reg.Size = nil
+			}
+			return true
+		})
 		if err != nil {
 			return fmt.Errorf("container %s: edit the image of open files: %w", d.name(), err)
 		}
@@ -96,38 +61,56 @@ func (c *container) sharedMounts(pod PodTarget) []string {
 	return shared
 }
 
-// editFiles calls edit for every entry of CRIU's image of open files. Fields
-// that this version of the image's format does not know stay as they are.
-func editFiles(image []byte, edit func(*fdinfo.FileEntry)) ([]byte, error) {
+// message is a kind of entry of CRIU's images.
+type message[T any] interface {
+	*T
+	proto.Message
+}
+
+// editImage writes a CRIU image anew with the entries for which keep returns
+// true, as keep has changed them. Fields that this version of the image's format
+// does not know stay as they are.
+func editImage[T any, M message[T]](file string, keep func(M) bool) error {
+	image, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
 	if len(image) < imageHeader {
-		return nil, io.ErrUnexpectedEOF
+		return fmt.Errorf("%s: %w", file, io.ErrUnexpectedEOF)
 	}
 	edited := slices.Clone(image[:imageHeader])
 	for rest := image[imageHeader:]; len(rest) > 0; {
-		if len(rest) < 4 {
-			return nil, io.ErrUnexpectedEOF
+		var raw []byte
+		if raw, rest, err = nextEntry(rest); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
 		}
-		size := int64(binary.LittleEndian.Uint32(rest))
-		if int64(len(rest)) < 4+size {
-			return nil, io.ErrUnexpectedEOF
+		entry := M(new(T))
+		if err := proto.Unmarshal(raw, entry); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
 		}
-		entry := new(fdinfo.FileEntry)
-		if err := proto.Unmarshal(rest[4:4+size], entry); err != nil {
-			return nil, err
+		if !keep(entry) {
+			continue
 		}
-		edit(entry)
-		raw, err := proto.Marshal(entry)
-		if err != nil {
-			return nil, err
-		}
-		if int64(len(raw)) > size {
-			return nil, errors.New("an entry has grown")
+		if raw, err = proto.Marshal(entry); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
 		}
 		edited = binary.LittleEndian.AppendUint32(edited, uint32(len(raw)))
 		edited = append(edited, raw...)
-		rest = rest[4+size:]
 	}
-	return edited, nil
+	return os.WriteFile(file, edited, 0o600)
+}
+
+// nextEntry splits the first entry, which stands behind its length, from what
+// follows it in an image.
+func nextEntry(image []byte) (entry, rest []byte, err error) {
+	if len(image) < 4 {
+		return nil, nil, io.ErrUnexpectedEOF
+	}
+	size := int64(binary.LittleEndian.Uint32(image))
+	if int64(len(image)) < 4+size {
+		return nil, nil, io.ErrUnexpectedEOF
+	}
+	return image[4 : 4+size], image[4+size:], nil
 }
 
 // restoreConfig are CRIU's options for a restore by runc that runc has no flags

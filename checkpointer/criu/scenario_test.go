@@ -318,9 +318,9 @@ func TestContainersOfAPodAreOneState(t *testing.T) {
 		return
 	}
 	source := nodetest.NewPod(t, "pod", "1")
-	writer := started(t, source, "c1", "writer", "ipc", "make")
+	writer := started(t, source, "c1", "writer", "ipc", "writer", "4711")
 	writer.Output.WaitFor(t, "ready")
-	reader := started(t, source, "c2", "reader", "ipc", "use")
+	reader := started(t, source, "c2", "reader", "ipc", "reader", "4712")
 	reader.Output.WaitFor(t, "shared ")
 	dir, dump := checkpoint(t, source, writer, reader)
 	if len(dump.Containers) != 2 || dump.Pause <= 0 || dump.Bytes <= 0 || time.Since(dump.TakenAt) > time.Minute {
@@ -334,25 +334,44 @@ func TestContainersOfAPodAreOneState(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(goal.EmptyDirs["scratch"], "numbers"), []byte("other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := goal.NewContainer(t, "r1", "writer", nodetest.Spec{Args: []string{"ipc", "make"}, Annotations: restoreConfigAnnotation(t)})
+	w := goal.NewContainer(t, "r1", "writer", nodetest.Spec{Args: []string{"ipc"}, Annotations: restoreConfigAnnotation(t)})
 	restore(t, dir, w, true)
-	r := goal.NewContainer(t, "r2", "reader", nodetest.Spec{Args: []string{"ipc", "use"}, Annotations: restoreConfigAnnotation(t)})
+	r := goal.NewContainer(t, "r2", "reader", nodetest.Spec{Args: []string{"ipc"}, Annotations: restoreConfigAnnotation(t)})
 	restore(t, dir, r, false)
 	w.Output.WaitFor(t, "shared ")
 	r.Output.WaitFor(t, "shared ")
-	// Both see the same segment: the reader sees what the writer writes now.
+	// Both see the same memory and the same file: the reader sees what the
+	// writer writes now.
 	for range 3 {
-		var sysv, posix byte
+		var memory byte
 		var size int
-		fmt.Sscan(r.Output.Last("shared "), &sysv, &posix, &size)
+		fmt.Sscan(r.Output.Last("shared "), &memory, &size)
 		nodetest.Eventually(t, 5*time.Second, "the reader sees the writer's changes", func() bool {
-			var newSysv, newPosix byte
+			var newMemory byte
 			var newSize int
-			fmt.Sscan(r.Output.Last("shared "), &newSysv, &newPosix, &newSize)
-			return newSysv != sysv && newPosix != posix && newSize > size
+			fmt.Sscan(r.Output.Last("shared "), &newMemory, &newSize)
+			return newMemory != memory && newSize > size
 		})
 	}
 	noErrors(t, w, r)
+}
+
+func TestSegmentOfTwoContainersIsRefused(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	source := nodetest.NewPod(t, "pod", "1")
+	first := started(t, source, "c1", "first", "ipc", "neighbour", "4711")
+	first.Output.WaitFor(t, "ready")
+	second := started(t, source, "c2", "second", "ipc", "neighbour", "4711")
+	second.Output.WaitFor(t, "ready")
+	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, source, first, second), t.TempDir())
+	var not *NotCheckpointable
+	if !errors.As(err, &not) || not.Container != "second" || !strings.Contains(not.Reason, "container first") {
+		t.Errorf("Checkpoint = %v", err)
+	}
+	thawed(t, first)
+	thawed(t, second)
 }
 
 func TestChangesOfTheRootFileSystemAreKept(t *testing.T) {

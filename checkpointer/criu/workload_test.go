@@ -132,36 +132,35 @@ func memory([]string) {
 	})
 }
 
-// ipc uses what the containers of a pod share: System V shared memory and a
-// semaphore set, POSIX shared memory, an emptyDir volume.
+// ipc uses what the containers of a pod share: POSIX shared memory and an
+// emptyDir volume, which the writer changes and all see; a System V segment of
+// the given key.
 func ipc(args []string) {
-	const key = 4711
-	create := 0
-	if args[0] == "make" {
-		create = unix.IPC_CREAT | unix.IPC_EXCL | 0o600
-	}
-	var id int
-	for id = -1; id < 0; {
-		var err error
-		if id, err = unix.SysvShmGet(key, 4096, create); err != nil && create != 0 {
-			check(err)
-		}
-	}
+	var key int
+	must(fmt.Sscan(args[1], &key))
+	id := must(unix.SysvShmGet(key, 4096, unix.IPC_CREAT|0o600))
 	segment := must(unix.SysvShmAttach(id, 0, 0))
 	shm := must(os.OpenFile("/dev/shm/posix", os.O_CREATE|os.O_RDWR, 0o600))
 	check(shm.Truncate(4096))
 	mapped := must(unix.Mmap(int(shm.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED))
 	scratch := must(os.OpenFile("/scratch/numbers", os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600))
+	if args[0] == "reader" {
+		scratch = must(os.Open("/scratch/numbers"))
+	}
 	fmt.Println("ready")
-	forever(func() {
-		if args[0] == "make" {
-			segment[0]++
+	for n := byte(0); ; n++ {
+		if segment[0] != n && args[0] != "neighbour" {
+			check(fmt.Errorf("the System V segment holds %d, not %d", segment[0], n))
+		}
+		segment[0]++
+		if args[0] == "writer" {
 			mapped[0]++
-			must(fmt.Fprintln(scratch, segment[0]))
+			must(fmt.Fprintln(scratch, mapped[0]))
 		}
 		info := must(scratch.Stat())
-		fmt.Println("shared", segment[0], mapped[0], info.Size())
-	})
+		fmt.Println("shared", mapped[0], info.Size())
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // changes makes every kind of change that a root file system can have.
