@@ -50,7 +50,7 @@ func files(t *testing.T, suffix string, visit func(path string, content string))
 }
 
 var (
-	codeBlock = regexp.MustCompile("(?ms)^```.*?^```")
+	codeBlock = regexp.MustCompile("(?ms)^```.*?\n```")
 	// link finds [text](target) and [name]: target.
 	link    = regexp.MustCompile(`\]\(([^)\s]+)(?:\s+"[^"]*")?\)|(?m:^\[[^\]]+\]:\s+(\S+))`)
 	heading = regexp.MustCompile(`(?m)^#+\s+(.*)$`)
