@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -123,14 +123,21 @@ func (p *platter) survivors(name string, draw func(string, int) int) map[string]
 
 var crashKey = Key{Namespace: "shop", PodUID: "pod"}
 
+// noise returns 20 kB that do not compress: more than a segment of these tests.
+func noise(seed byte) string {
+	data := make([]byte, 20_000)
+	rand.NewChaCha8([32]byte{seed}).Read(data)
+	return string(data)
+}
+
 // stageOne writes a small staged generation that shares half of its content
 // with every other.
 func stageOne(t testing.TB, n int) (dir string, content map[string]string) {
 	t.Helper()
 	dir = t.TempDir()
 	content = map[string]string{
-		"shared": strings.Repeat("shared by all ", 10_000),
-		"own":    strings.Repeat(fmt.Sprint("of generation ", n, " "), 7_000),
+		"shared": noise(0),
+		"own":    noise(byte(n)),
 	}
 	for name, text := range content {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

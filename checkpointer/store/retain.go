@@ -63,13 +63,11 @@ func (s *Store) collect(ctx context.Context, key Key, drop []int64) error {
 	p := s.pod(key)
 	removed := false
 	for _, number := range drop {
-		if !p.forget(number) {
-			continue // it is being read
-		}
-		if err := s.removeFile(key.path(manifestName(number))); err != nil {
+		dropped, err := s.drop(key, p, number)
+		if err != nil {
 			return err
 		}
-		removed = true
+		removed = removed || dropped
 	}
 	if removed {
 		if err := s.disk.syncFolder(key.path(manifestsFolder)); err != nil {
@@ -79,15 +77,16 @@ func (s *Store) collect(ctx context.Context, key Key, drop []int64) error {
 	return s.collectSegments(ctx, key)
 }
 
-// forget drops what is cached of a generation, unless it is being read.
-func (p *pod) forget(number int64) bool {
+// drop removes a manifest, unless the generation is being read: whoever holds
+// it from now on does not find it.
+func (s *Store) drop(key Key, p *pod, number int64) (dropped bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.readers[number] > 0 {
-		return false
+		return false, nil
 	}
 	delete(p.summaries, number)
-	return true
+	return true, s.removeFile(key.path(manifestName(number)))
 }
 
 // collectSegments is the second pass. It does nothing while a manifest cannot
@@ -254,8 +253,10 @@ func (s *Store) makeRoom(writer Key) error {
 	slices.SortFunc(candidates, func(a, b candidate) int { return a.takenAt.Compare(b.takenAt) })
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
+	// A little more than is needed now, so that the next chunk has room too.
+	enough := s.options.MaxBytes - s.options.MaxBytes/64
 	for _, c := range candidates {
-		if s.used.Load() <= s.options.MaxBytes {
+		if s.used.Load() <= enough {
 			return nil
 		}
 		p := s.pod(c.key)

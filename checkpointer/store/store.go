@@ -202,6 +202,9 @@ func (s *Store) List(key Key) ([]Generation, error) {
 		case err == nil:
 			list = append(list, m.generation)
 		case errors.As(err, &damaged):
+			if _, err := s.disk.size(key.path(manifestName(number))); err != nil {
+				continue // it was removed meanwhile, and its segments after it
+			}
 			if s.pod(key).report(number) {
 				s.options.Logger.Warn("a damaged generation is left out of the list",
 					"pod", key.String(), "generation", number, "file", damaged.File, "detail", damaged.Detail)
