@@ -112,6 +112,9 @@ func prepare(ctx context.Context, pod PodTarget, dir string) ([]*dumper, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := warm(ctx, path); err != nil {
+		return nil, err
+	}
 	var dumpers []*dumper
 	for _, target := range pod.Containers {
 		d := &dumper{dir: filepath.Join(dir, target.Container.Name)}
@@ -121,6 +124,21 @@ func prepare(ctx context.Context, pod PodTarget, dir string) ([]*dumper, error) 
 		}
 	}
 	return dumpers, nil
+}
+
+// kernelFacts is where CRIU keeps what it has found out about the kernel.
+const kernelFacts = "/run/criu.kdat"
+
+// warm has CRIU find out about the kernel, once a boot, while nothing waits for
+// it: it takes CRIU longer than to dump a small container.
+func warm(ctx context.Context, criu string) error {
+	if _, err := os.Stat(kernelFacts); err == nil {
+		return nil
+	}
+	if output, err := command(ctx, criu, "check").CombinedOutput(); err != nil {
+		return fmt.Errorf("CRIU does not work on the node: %w: %s", err, output)
+	}
+	return nil
 }
 
 func (d *dumper) prepare(ctx context.Context, criu string, pod PodTarget, target Target) error {

@@ -51,6 +51,8 @@ var obstacles = []struct {
 	{regexp.MustCompile(`FS mnt (\S+) .*unsupported|unable to dump mount|mnt: .*unsupported`), "a file system is mounted inside of the container that CRIU does not know", "mount it as a volume of the pod"},
 	{regexp.MustCompile(`External socket is used`), "a UNIX socket is connected to a process outside of the container", "have the program close it before a checkpoint"},
 	{regexp.MustCompile(`hugetlb|HugeTLB`), "a process uses huge pages in a way that CRIU does not know", "use transparent huge pages"},
+	{regexp.MustCompile(`Can't get rlimit`), "CRIU may not read the limits of a process that is not root's, because the node lacks CAP_SYS_RESOURCE",
+		"give the node that capability, or run the container as root"},
 	{regexp.MustCompile(`is in .*dead state|[Zz]ombie.*not supported`), "a process is in a state that CRIU does not know", ""},
 }
 

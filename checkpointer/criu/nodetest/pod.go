@@ -107,8 +107,11 @@ type Spec struct {
 	Terminal    bool
 	SharePID    string // a process namespace to join
 	Annotations map[string]string
-	// Masked are further masked paths.
-	Masked []string
+	// Restricted is whether the container runs as a pod of the restricted Pod
+	// Security Standard does: as UID, no capabilities, a seccomp filter, a
+	// read-only root file system.
+	Restricted bool
+	UID        int
 }
 
 // NewContainer makes a container's bundle as containerd would.
@@ -164,7 +167,7 @@ func (c *Container) config(spec Spec, files string) object {
 	}
 	capabilities := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
 		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
-	return object{
+	config := object{
 		"ociVersion": "1.1.0",
 		"process": object{
 			"terminal": spec.Terminal, "user": object{"uid": 0, "gid": 0}, "cwd": "/",
@@ -193,11 +196,23 @@ func (c *Container) config(spec Spec, files string) object {
 			"resources":   object{"devices": []object{{"allow": false, "access": "rwm"}}, "cpu": object{"shares": 2}},
 			"namespaces": []object{pid, {"type": "mount"}, {"type": "ipc", "path": c.Pod.NS("ipc")},
 				{"type": "uts", "path": c.Pod.NS("uts")}, {"type": "network", "path": c.Pod.NS("net")}},
-			"maskedPaths": slices.Concat([]string{"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}, spec.Masked),
+			"maskedPaths": []string{"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"},
 			"readonlyPaths": []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	if spec.Restricted {
+		process := config["process"].(object)
+		process["user"] = object{"uid": spec.UID, "gid": spec.UID, "additionalGids": []int{spec.UID, 2000}}
+		process["noNewPrivileges"] = true
+		process["capabilities"] = object{}
+		config["root"].(object)["readonly"] = true
+		config["linux"].(object)["seccomp"] = object{
+			"defaultAction": "SCMP_ACT_ALLOW", "architectures": []string{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
+			"syscalls": []object{{"names": []string{"userfaultfd", "mount", "ptrace", "io_uring_setup"}, "action": "SCMP_ACT_ERRNO"}},
+		}
+	}
+	return config
 }
 
 // CgroupsPath is the container's cgroup, as its configuration names it.
@@ -215,7 +230,7 @@ func (c *Container) Runtime(program string, args ...string) error {
 	cmd := exec.Command(program, append(global, args...)...)
 	var stderr bytes.Buffer
 	if args[0] == "create" || args[0] == "restore" {
-		out, err := c.Output.pipe()
+		out, err := c.Output.Pipe()
 		if err != nil {
 			return err
 		}
@@ -270,8 +285,8 @@ type Output struct {
 	lines []string
 }
 
-// pipe makes a pipe to be the container's output.
-func (o *Output) pipe() (*os.File, error) {
+// Pipe makes a pipe to be the container's output.
+func (o *Output) Pipe() (*os.File, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, err
