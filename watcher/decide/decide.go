@@ -6,6 +6,7 @@ package decide
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -109,10 +110,14 @@ func New(terms permission.Terms) *Machine {
 func (m *Machine) Step(now time.Time, known []Node) (actions []Action, wake time.Time) {
 	known = slices.Clone(known)
 	slices.SortFunc(known, func(a, b Node) int { return strings.Compare(a.Fact.Node, b.Fact.Node) })
+	seen := map[string]bool{}
 	for _, k := range known {
 		actions = append(actions, m.take(now, k.Fact.Node, k.Fence)...)
 		m.nodes[k.Fact.Node].watch(now, k.Fact)
+		seen[k.Fact.Node] = true
 	}
+	// A record that is made anew counts its generations anew.
+	maps.DeleteFunc(m.nodes, func(name string, _ *node) bool { return !seen[name] })
 	refusal := m.storm(known)
 	held := false
 	at := func(t time.Time) {

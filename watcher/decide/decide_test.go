@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,8 @@ func (w *world) run(command string, args []string) ([]Action, error) {
 		for _, name := range w.names {
 			w.cache[name] = w.api[name]
 		}
+	case "remove": // the record is deleted
+		w.names = slices.DeleteFunc(w.names, func(n string) bool { return n == name })
 	case "new-leader": // another watcher takes over and knows nothing but the API
 		w.machine = New(permission.Default)
 		w.pending = map[string]Action{}

@@ -1,0 +1,52 @@
+// Lifeboat-watcher notices the loss of nodes, recovers their protected pods on
+// others, and admits pods that ask for protection. Several replicas run; one leads.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/membership"
+	"github.com/lifeboat-dev/lifeboat/watcher"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "lifeboat-watcher:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	config := watcher.Config{PodName: os.Getenv("POD_NAME"), PodIP: os.Getenv("POD_IP")}
+	level := slog.LevelInfo
+	c := &cobra.Command{
+		Use: "lifeboat-watcher", Short: "Notices the loss of nodes and recovers their protected pods",
+		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			api, err := ctrl.GetConfig()
+			if err != nil {
+				return fmt.Errorf("find the cluster: %w", err)
+			}
+			config.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			return watcher.Run(c.Context(), config, api)
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&config.Namespace, "namespace", v1alpha1.SystemNamespace, "Lifeboat's own namespace")
+	flags.StringVar(&config.MetricsAddress, "metrics-address", ":8080", "address of /metrics, /healthz and /readyz")
+	flags.IntVar(&config.WebhookPort, "webhook-port", 9443, "port of the admission webhook")
+	flags.IntVar(&config.MemberPort, "member-port", membership.DefaultPort, "port of the membership, the same on every node")
+	flags.TextVar(&level, "log-level", level, "debug, info, warn or error")
+	return c
+}

@@ -1,0 +1,91 @@
+package metrics
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// filled is a registry in which every metric has a value.
+func filled() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	m := New(registry)
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(seconds float64) metav1.MicroTime {
+		return metav1.NewMicroTime(start.Add(time.Duration(seconds * float64(time.Second))))
+	}
+	m.Recovery(&v1alpha1.Migration{
+		Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, LostAt: at(0)},
+		Status: v1alpha1.MigrationStatus{
+			Result: v1alpha1.ResultRestored, RPOSeconds: 2,
+			Phases: []v1alpha1.PhaseTime{
+				{Phase: v1alpha1.PhaseDetected, At: at(0.6)},
+				{Phase: v1alpha1.PhaseFenced, At: at(3)},
+				{Phase: v1alpha1.PhaseReady, At: at(4.5)},
+			},
+		},
+	})
+	m.Recovery(&v1alpha1.Migration{
+		Spec:   v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, LostAt: at(0)},
+		Status: v1alpha1.MigrationStatus{Result: v1alpha1.ResultFailed, Reason: v1alpha1.ReasonNotReady},
+	})
+	m.Declaration(Declared)
+	m.Refused()
+	m.Nodes(map[string]int{"Alive": 3, "Fenced": 1})
+	return registry
+}
+
+func TestLint(t *testing.T) {
+	problems, err := testutil.GatherAndLint(filled())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+func TestValues(t *testing.T) {
+	want := `
+# HELP lifeboat_recoveries_total Closed migrations by result, by the reason why it is not Restored, and by strategy.
+# TYPE lifeboat_recoveries_total counter
+lifeboat_recoveries_total{reason="",result="Restored",strategy="Failover"} 1
+lifeboat_recoveries_total{reason="NotReady",result="Failed",strategy="Failover"} 1
+# HELP lifeboat_nodes Nodes with a fence record by what is believed of them: Alive, Suspected, Unreachable, Gone, Lost (declared) or Fenced.
+# TYPE lifeboat_nodes gauge
+lifeboat_nodes{state="Alive"} 3
+lifeboat_nodes{state="Fenced"} 1
+lifeboat_nodes{state="Gone"} 0
+lifeboat_nodes{state="Lost"} 0
+lifeboat_nodes{state="Suspected"} 0
+lifeboat_nodes{state="Unreachable"} 0
+`
+	if err := testutil.GatherAndCompare(filled(), strings.NewReader(want), "lifeboat_recoveries_total", "lifeboat_nodes"); err != nil {
+		t.Error(err)
+	}
+	families, err := filled().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]float64{}
+	for _, f := range families {
+		for _, metric := range f.Metric {
+			if h := metric.GetHistogram(); h != nil {
+				sums[f.GetName()] += h.GetSampleSum()
+			}
+		}
+	}
+	for name, want := range map[string]float64{
+		"lifeboat_recovery_phase_seconds": 4.5, "lifeboat_recovery_rto_seconds": 4.5, "lifeboat_recovery_rpo_seconds": 2,
+	} {
+		if sums[name] != want {
+			t.Errorf("sum of %s = %v, want %v", name, sums[name], want)
+		}
+	}
+}

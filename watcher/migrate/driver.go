@@ -1,0 +1,191 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lifeboat-dev/lifeboat/api/permission"
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/decide"
+	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
+)
+
+const (
+	// podsAtOnce is how many pods are recovered at a time.
+	podsAtOnce = 16
+	// nodeIndex finds the protected pods of a node in the cache.
+	nodeIndex = "spec.nodeName"
+)
+
+// Driver carries out what the watcher decides. All fields are required.
+type Driver struct {
+	// Client reads from the manager's cache, Reader from the API server.
+	Client client.Client
+	Reader client.Reader
+	Events events.EventRecorder
+
+	Members Members
+	Holders *Holders
+	Metrics *metrics.Metrics
+	Terms   permission.Terms
+	Log     *slog.Logger
+}
+
+// SetupWithManager adds the driver to a manager. It acts only while the manager
+// leads, but watches the nodes from the start, so that it knows when each was
+// last alive when it comes to lead.
+func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) error {
+	err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Pod{}, nodeIndex, func(object client.Object) []string {
+		return []string{object.(*corev1.Pod).Spec.NodeName}
+	})
+	if err != nil {
+		return fmt.Errorf("index pods by node: %w", err)
+	}
+	known := newNodes(d.Members)
+	if err := known.watch(ctx, mgr.GetCache()); err != nil {
+		return err
+	}
+	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return d.decide(ctx, known) })); err != nil {
+		return fmt.Errorf("add the decider: %w", err)
+	}
+	err = builder.ControllerManagedBy(mgr).Named("fence").For(&v1alpha1.Fence{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(fenceOfPod)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 2, RateLimiter: retries()}).
+		Complete(reconcile.Func(d.reconcileFence))
+	if err != nil {
+		return fmt.Errorf("add the controller of fences: %w", err)
+	}
+	err = builder.ControllerManagedBy(mgr).Named("migration").For(&v1alpha1.Migration{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(d.migrationsOfPod)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: podsAtOnce, RateLimiter: retries()}).
+		Complete(reconcile.Func(d.reconcileMigration))
+	if err != nil {
+		return fmt.Errorf("add the controller of migrations: %w", err)
+	}
+	return nil
+}
+
+// retries are soon: each one is a pod that does not run.
+func retries() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](20*time.Millisecond, 5*time.Second)
+}
+
+// decide runs the decisions until ctx ends.
+func (d *Driver) decide(ctx context.Context, nodes *nodes) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { nodes.listen(ctx) })
+	l := &loop{
+		machine: decide.New(d.Terms),
+		changed: nodes.changed,
+		write:   d.writeFence,
+		known: func() []decide.Node {
+			known := nodes.known(time.Now())
+			d.Metrics.Nodes(count(known))
+			return known
+		},
+		tell: func(action decide.Action) { running.Go(func() { d.tell(ctx, action) }) },
+	}
+	l.run(ctx)
+	return nil
+}
+
+func count(known []decide.Node) map[string]int {
+	count := map[string]int{}
+	for _, node := range known {
+		if node.Fence.State == v1alpha1.FenceRunning {
+			count[string(node.Fact.State)]++
+		} else {
+			count[string(node.Fence.State)]++
+		}
+	}
+	return count
+}
+
+// tell carries out an action that writes no fence record.
+func (d *Driver) tell(ctx context.Context, action decide.Action) {
+	switch action.Kind {
+	case decide.Recover:
+		fence := &v1alpha1.Fence{}
+		err := d.Reader.Get(ctx, client.ObjectKey{Name: action.Node}, fence)
+		if err == nil {
+			err = d.recoverNode(ctx, fence)
+		}
+		if err != nil {
+			// The controller of fences tries again.
+			d.Log.Warn("node not recovered at once", "node", action.Node, "error", err)
+		}
+	case decide.ReportRefuted:
+		d.Metrics.Declaration(metrics.Refuted)
+		d.Log.Info("declaration refuted", "node", action.Node, "reason", action.Reason)
+		d.nodeEvent(ctx, action.Node, corev1.EventTypeNormal, "DeclarationRefuted", "The node is not lost: %s.", action.Reason)
+	case decide.ReportRefusal:
+		d.Metrics.Refused()
+		d.Log.Warn("not acting on lost nodes", "reason", action.Reason)
+		d.watcherEvent(ctx, corev1.EventTypeWarning, "RecoveryRefused", action.Reason)
+	case decide.ReportAllClear:
+		d.Log.Info("acting on lost nodes again", "reason", action.Reason)
+		d.watcherEvent(ctx, corev1.EventTypeNormal, "RecoveryResumed", action.Reason)
+	}
+}
+
+// watcherEvent records an event that concerns no node or pod alone, on each node
+// that is not running as it should.
+func (d *Driver) watcherEvent(ctx context.Context, kind, reason, note string) {
+	var fences v1alpha1.FenceList
+	if err := d.Client.List(ctx, &fences); err != nil {
+		d.Log.Error("list fences", "error", err)
+		return
+	}
+	for i := range fences.Items {
+		d.nodeEvent(ctx, fences.Items[i].Name, kind, reason, "%s", note)
+	}
+}
+
+// fenceOfPod asks for another look at a node's fence when a protected pod shows
+// up on the node: it may be fenced already.
+func fenceOfPod(_ context.Context, object client.Object) []reconcile.Request {
+	pod := object.(*corev1.Pod)
+	if pod.Spec.NodeName == "" || !protected(pod) {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: pod.Spec.NodeName}}}
+}
+
+// migrationsOfPod are the open Migrations that a pod may concern.
+func (d *Driver) migrationsOfPod(ctx context.Context, object client.Object) []reconcile.Request {
+	pod := object.(*corev1.Pod)
+	if !protected(pod) {
+		return nil
+	}
+	var migrations v1alpha1.MigrationList
+	if err := d.Client.List(ctx, &migrations, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		d.Log.Error("list migrations", "error", err)
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range migrations.Items {
+		m := &migrations.Items[i]
+		if m.Open() && (pod.UID == lostPod(m) || claimedBy(m, pod) || succeeds(pod, m)) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
+		}
+	}
+	return requests
+}
+
+func claimedBy(m *v1alpha1.Migration, pod *corev1.Pod) bool {
+	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID
+}

@@ -1,0 +1,284 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// fieldOwner is the watcher's name as a writer.
+const fieldOwner = client.FieldOwner("lifeboat-watcher")
+
+// lookAgain is how often a lost pod is looked for that something else, as a
+// finalizer, keeps in the API.
+const lookAgain = 5 * time.Second
+
+// reconcileMigration brings one Migration as far as it goes.
+func (d *Driver) reconcileMigration(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	m := &v1alpha1.Migration{}
+	if err := d.Client.Get(ctx, request.NamespacedName, m); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	for m.Open() && m.DeletionTimestamp == nil && m.Spec.Strategy == v1alpha1.StrategyFailover {
+		before := m.DeepCopy()
+		look, err := d.advance(ctx, m)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		if equality.Semantic.DeepEqual(before.Status, m.Status) {
+			if look.IsZero() {
+				return reconcile.Result{}, nil
+			}
+			return reconcile.Result{RequeueAfter: max(time.Millisecond, time.Until(look))}, nil
+		}
+		// The plugin and the checkpointer write to the Migration, too. A verdict
+		// on what they had not written yet does not pass: the patch demands that
+		// the Migration is still the one that was judged.
+		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
+			if apierrors.IsConflict(err) {
+				return reconcile.Result{RequeueAfter: conflictPause}, nil
+			}
+			return reconcile.Result{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+		}
+		if !m.Open() {
+			d.closed(ctx, m)
+		}
+	}
+	return reconcile.Result{}, nil
+}
+
+// conflictPause gives the cache time to show what somebody else wrote.
+const conflictPause = 10 * time.Millisecond
+
+// advance completes the next step of a Migration, if it can be completed, and
+// notes it in m. Else it returns when to look again, zero for only after a change.
+func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
+	if m.Status.Phase == "" {
+		return time.Time{}, d.begin(ctx, m)
+	}
+	if _, ok := phaseAt(m, v1alpha1.PhaseDeleted); !ok {
+		return d.removeLost(ctx, m)
+	}
+	pod, err := d.successor(ctx, m)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if manifest := m.Annotations[annotationManifest]; manifest != "" {
+		return time.Time{}, d.recreate(ctx, m, pod, manifest)
+	}
+	now := time.Now()
+	d.follow(m, pod, now)
+	v := Judge(m, pod, now)
+	if v.Result != "" {
+		conclude(m, v)
+	}
+	return v.Look, nil
+}
+
+// begin notes how the loss was noticed, and what there is to restore.
+func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration) error {
+	fence := &v1alpha1.Fence{}
+	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); err != nil {
+		return fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
+	}
+	fenced := m.CreationTimestamp.Time
+	if fence.Spec.State == v1alpha1.FenceFenced && fence.Spec.ChangedAt != nil {
+		fenced = fence.Spec.ChangedAt.Time
+	}
+	detected, ok := declaredAt(fence)
+	if !ok || detected.After(fenced) {
+		detected = fenced
+	}
+	m.Status.Checkpoint = d.Holders.Kept(m.Spec.Pod.UID)
+	if m.Status.Checkpoint == nil {
+		fences, err := d.fences(ctx)
+		if err != nil {
+			return err
+		}
+		m.Status.Checkpoint = d.Holders.Newest(ctx, m.Namespace, m.Spec.Pod.UID, fences)
+	}
+	stamp(m, v1alpha1.PhaseDetected, detected)
+	stamp(m, v1alpha1.PhaseFenced, fenced)
+	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
+		Type: string(corev1.DisruptionTarget), Status: metav1.ConditionTrue,
+		Reason: string(v1alpha1.MigrationNodeLost), Message: lossMessage(m),
+	})
+	return nil
+}
+
+func lossMessage(m *v1alpha1.Migration) string {
+	return fmt.Sprintf("node %s is lost and fenced; the pod is deleted, and its successor is restored elsewhere", m.Spec.SourceNode)
+}
+
+// removeLost removes the lost pod from the API: first the condition and the event,
+// then the pod.
+func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
+	pod := &corev1.Pod{}
+	key := client.ObjectKey{Namespace: m.Namespace, Name: m.Spec.Pod.Name}
+	err := d.Client.Get(ctx, key, pod)
+	if client.IgnoreNotFound(err) != nil {
+		return time.Time{}, fmt.Errorf("read pod %s: %w", key, err)
+	}
+	if err != nil || pod.UID != lostPod(m) {
+		stamp(m, v1alpha1.PhaseDeleted, time.Now())
+		return time.Time{}, nil
+	}
+	fence := &v1alpha1.Fence{}
+	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); err != nil {
+		return time.Time{}, fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
+	}
+	if fence.Spec.State != v1alpha1.FenceFenced {
+		// The node's copy was killed and may be started again there. To delete the
+		// pod by force now could leave two of them running.
+		conclude(m, Verdict{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonNotAsked,
+			Message: fmt.Sprintf("node %s came back before the pod was deleted; the pod starts anew there", m.Spec.SourceNode)})
+		return time.Time{}, nil
+	}
+	if err := d.markLost(ctx, m, pod); err != nil {
+		return time.Time{}, err
+	}
+	if err := d.removePod(ctx, pod, m.Spec.SourceNode); err != nil {
+		return time.Time{}, err
+	}
+	err = d.Reader.Get(ctx, key, pod)
+	if client.IgnoreNotFound(err) != nil {
+		return time.Time{}, fmt.Errorf("read pod %s: %w", key, err)
+	}
+	if err == nil && pod.UID == lostPod(m) {
+		return time.Now().Add(lookAgain), nil // a finalizer keeps it
+	}
+	stamp(m, v1alpha1.PhaseDeleted, time.Now())
+	return time.Time{}, nil
+}
+
+// markLost tells in the pod itself why it goes, for whoever watches it.
+func (d *Driver) markLost(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	data, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID}, // a successor of the same name is left alone
+		"status": map[string]any{"conditions": []corev1.PodCondition{{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+			Reason: string(v1alpha1.MigrationNodeLost), Message: lossMessage(m),
+		}}},
+	})
+	if err != nil {
+		return fmt.Errorf("mark pod %s/%s as lost: %w", pod.Namespace, pod.Name, err)
+	}
+	err = d.Client.Status().Patch(ctx, pod.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, data), fieldOwner)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("mark pod %s/%s as lost: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// recreate creates a bare pod's successor and, once it exists, drops what it was
+// created from.
+func (d *Driver) recreate(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, manifest string) error {
+	if pod == nil {
+		next := &corev1.Pod{}
+		if err := json.Unmarshal([]byte(manifest), next); err != nil {
+			return fmt.Errorf("read annotation %s of migration %s/%s: %w", annotationManifest, m.Namespace, m.Name, err)
+		}
+		if err := d.Client.Create(ctx, next, fieldOwner); err != nil && !apierrors.IsAlreadyExists(err) {
+			d.Events.Eventf(m, nil, corev1.EventTypeWarning, "SuccessorNotCreated", "Create", "The pod's successor cannot be created: %s", err)
+			if v := overdue(deletedAt(m).Add(readyDeadline), time.Now(), "the successor could not be created: "+err.Error()); v.Result != "" {
+				conclude(m, v)
+				return nil
+			}
+			return fmt.Errorf("create the successor of pod %s/%s: %w", m.Namespace, m.Spec.Pod.Name, err)
+		}
+	}
+	// The change of the annotation brings the Migration here again.
+	without := m.DeepCopy()
+	delete(without.Annotations, annotationManifest)
+	if err := d.Client.Patch(ctx, without, client.MergeFrom(m), fieldOwner); err != nil {
+		return fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+	}
+	return nil
+}
+
+// successor is the pod that claimed the Migration or, while it is not claimed, the
+// one that is to take the lost pod's place; nil when there is none.
+func (d *Driver) successor(ctx context.Context, m *v1alpha1.Migration) (*corev1.Pod, error) {
+	if claim := m.Status.Claim; claim != nil {
+		key := client.ObjectKey{Namespace: m.Namespace, Name: claim.PodName}
+		// The cache may be behind; that a pod is gone is asked of the API server.
+		for _, reader := range []client.Reader{d.Client, d.Reader} {
+			pod := &corev1.Pod{}
+			err := reader.Get(ctx, key, pod)
+			if client.IgnoreNotFound(err) != nil {
+				return nil, fmt.Errorf("read pod %s: %w", key, err)
+			}
+			if err == nil && pod.UID == claim.PodUID {
+				return pod, nil
+			}
+		}
+		return nil, nil
+	}
+	var (
+		pods       corev1.PodList
+		migrations v1alpha1.MigrationList
+	)
+	if err := d.Client.List(ctx, &pods, client.InNamespace(m.Namespace)); err != nil {
+		return nil, fmt.Errorf("list pods in %s: %w", m.Namespace, err)
+	}
+	if err := d.Client.List(ctx, &migrations, client.InNamespace(m.Namespace)); err != nil {
+		return nil, fmt.Errorf("list migrations in %s: %w", m.Namespace, err)
+	}
+	return candidate(m, migrations.Items, pods.Items), nil
+}
+
+// follow notes the steps that the successor has completed.
+func (d *Driver) follow(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) {
+	if pod == nil {
+		return
+	}
+	claim, restore := m.Status.Claim, m.Status.Restore
+	created := now
+	if claim != nil && claim.At.Time.Before(created) {
+		created = claim.At.Time // it was there before it claimed
+	}
+	stamp(m, v1alpha1.PhaseCreated, created)
+	if claim != nil {
+		stamp(m, v1alpha1.PhaseScheduled, claim.At.Time)
+		if restore != nil && restore.PodUID == claim.PodUID {
+			stamp(m, v1alpha1.PhaseRestoring, restore.StartedAt.Time)
+		}
+	}
+	if ready(pod) {
+		stamp(m, v1alpha1.PhaseReady, now)
+	}
+}
+
+// closed tells everybody what became of a Migration.
+func (d *Driver) closed(ctx context.Context, m *v1alpha1.Migration) {
+	d.Metrics.Recovery(m)
+	s := m.Status
+	log := d.Log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
+		"result", s.Result, "rto", s.RTO, "rpo", s.RPO)
+	if s.Restore != nil {
+		log = log.With("generation", s.Restore.Generation)
+	}
+	log.Info("recovery closed", "reason", s.Reason, "message", s.Message)
+
+	kind, note := corev1.EventTypeWarning, s.Message
+	if s.Result == v1alpha1.ResultRestored {
+		kind, note = corev1.EventTypeNormal, fmt.Sprintf("%s; RTO %s, RPO %s", s.Message, s.RTO, s.RPO)
+	}
+	d.Events.Eventf(m, nil, kind, string(s.Result), "Recover", "%s", note)
+	if pod, err := d.successor(ctx, m); err == nil && pod != nil {
+		d.Events.Eventf(pod, m, kind, string(s.Result), "Recover", "%s", note)
+	}
+}

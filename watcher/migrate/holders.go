@@ -1,0 +1,176 @@
+package migrate
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+const (
+	// holderTimeout is how long one checkpointer may take to say what it holds.
+	holderTimeout = 700 * time.Millisecond
+	// questionsAtOnce bounds the questions in flight: a lost node may have had
+	// many pods, and every other node is asked about each.
+	questionsAtOnce = 64
+	// answersKept is how long an answer that was got during the wait is used.
+	answersKept = 30 * time.Second
+)
+
+// Holders asks checkpointers which generations they hold. Its methods may be
+// called from any goroutine.
+type Holders struct {
+	tls  *tls.Config
+	log  *slog.Logger
+	slot chan struct{}
+
+	mu      sync.Mutex
+	peers   map[string]*grpc.ClientConn
+	answers map[types.UID]kept
+}
+
+type kept struct {
+	checkpoint *v1alpha1.HeldCheckpoint
+	at         time.Time
+}
+
+// NewHolders returns a Holders that reaches checkpointers with the given
+// configuration, identity.Authority.ClientTLS.
+func NewHolders(config *tls.Config, log *slog.Logger) *Holders {
+	return &Holders{tls: config, log: log, slot: make(chan struct{}, questionsAtOnce),
+		peers: map[string]*grpc.ClientConn{}, answers: map[types.UID]kept{}}
+}
+
+// Close closes all connections.
+func (h *Holders) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, conn := range h.peers {
+		conn.Close()
+	}
+	clear(h.peers)
+}
+
+// Newest asks every node of the fences that may run pods for a pod's generations,
+// all at once, and returns the newest one with the nodes that hold it, or nil when
+// none was reported. A node that does not answer in time is passed over.
+func (h *Holders) Newest(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) *v1alpha1.HeldCheckpoint {
+	type held struct {
+		node        string
+		generations []*peerv1.Generation
+	}
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex
+		reports []held
+	)
+	for _, fence := range fences {
+		address := fence.Status.Facts.PeerAddress
+		if fence.Spec.State != v1alpha1.FenceRunning || address == "" {
+			continue
+		}
+		wg.Go(func() {
+			h.slot <- struct{}{}
+			defer func() { <-h.slot }()
+			generations, err := h.ask(ctx, address, namespace, pod)
+			if err != nil {
+				h.log.Info("a node does not say what it holds", "node", fence.Name, "error", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			reports = append(reports, held{fence.Name, generations})
+		})
+	}
+	wg.Wait()
+
+	var newest *v1alpha1.HeldCheckpoint
+	for _, report := range reports {
+		for _, g := range report.generations {
+			switch {
+			case newest == nil || g.Number > newest.Generation:
+				newest = &v1alpha1.HeldCheckpoint{Generation: g.Number, Bytes: g.Bytes,
+					TakenAt: metav1.NewMicroTime(g.TakenAt.AsTime()), Holders: []string{report.node}}
+			case g.Number == newest.Generation:
+				newest.Holders = append(newest.Holders, report.node)
+			}
+		}
+	}
+	if newest != nil {
+		slices.Sort(newest.Holders)
+	}
+	return newest
+}
+
+// Keep asks as Newest does, and keeps the answer for Kept.
+func (h *Holders) Keep(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) {
+	newest := h.Newest(ctx, namespace, pod, fences)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for uid, old := range h.answers {
+		if time.Since(old.at) > answersKept {
+			delete(h.answers, uid)
+		}
+	}
+	if newest != nil {
+		h.answers[pod] = kept{newest, time.Now()}
+	}
+}
+
+// Kept returns an answer that was got a short while ago, or nil. It does so once.
+func (h *Holders) Kept(pod types.UID) *v1alpha1.HeldCheckpoint {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	answer, ok := h.answers[pod]
+	delete(h.answers, pod)
+	if !ok || time.Since(answer.at) > answersKept {
+		return nil
+	}
+	return answer.checkpoint
+}
+
+func (h *Holders) ask(ctx context.Context, address, namespace string, pod types.UID) ([]*peerv1.Generation, error) {
+	conn, err := h.peer(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
+	defer cancel()
+	response, err := peerv1.NewPeerClient(conn).Held(ctx, &peerv1.HeldRequest{
+		Pod: &peerv1.PodKey{Namespace: namespace, PodUid: string(pod)},
+	}, grpc.WaitForReady(true))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", address, err)
+	}
+	return response.Generations, nil
+}
+
+func (h *Holders) peer(address string) (*grpc.ClientConn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if conn, ok := h.peers[address]; ok {
+		return conn, nil
+	}
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(h.tls)),
+		grpc.WithIdleTimeout(time.Minute),
+		// A node that was away is to be asked again soon, not after minutes.
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: holderTimeout, Backoff: backoff.Config{
+			BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}}))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", address, err)
+	}
+	h.peers[address] = conn
+	return conn, nil
+}

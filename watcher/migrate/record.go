@@ -1,0 +1,77 @@
+package migrate
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// phases in the order in which a Migration completes them.
+var phases = []v1alpha1.Phase{
+	v1alpha1.PhaseDetected, v1alpha1.PhaseFenced, v1alpha1.PhaseDeleted, v1alpha1.PhaseCreated,
+	v1alpha1.PhaseScheduled, v1alpha1.PhaseRestoring, v1alpha1.PhaseReady,
+}
+
+// stamp notes that a step was completed at a moment, unless it is noted already.
+func stamp(m *v1alpha1.Migration, phase v1alpha1.Phase, at time.Time) {
+	if _, ok := phaseAt(m, phase); ok {
+		return
+	}
+	m.Status.Phases = append(m.Status.Phases, v1alpha1.PhaseTime{Phase: phase, At: metav1.NewMicroTime(at)})
+	for _, p := range phases {
+		if _, ok := phaseAt(m, p); ok {
+			m.Status.Phase = p
+		}
+	}
+}
+
+func phaseAt(m *v1alpha1.Migration, phase v1alpha1.Phase) (time.Time, bool) {
+	for _, p := range m.Status.Phases {
+		if p.Phase == phase {
+			return p.At.Time, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// deletedAt is since when a successor is waited for.
+func deletedAt(m *v1alpha1.Migration) time.Time {
+	if at, ok := phaseAt(m, v1alpha1.PhaseDeleted); ok {
+		return at
+	}
+	return m.CreationTimestamp.Time
+}
+
+func readyAt(m *v1alpha1.Migration, now time.Time) time.Time {
+	if at, ok := phaseAt(m, v1alpha1.PhaseReady); ok {
+		return at
+	}
+	return now
+}
+
+// conclude writes a verdict into the Migration, and what was measured. RTO is
+// set when the pod became Ready, RPO when its state came back.
+func conclude(m *v1alpha1.Migration, v Verdict) {
+	s := &m.Status
+	s.Result, s.Reason, s.Message = v.Result, v.Reason, v.Message
+	if at, ok := phaseAt(m, v1alpha1.PhaseReady); ok {
+		rto := at.Sub(m.Spec.LostAt.Time)
+		s.RTOSeconds, s.RTO = rto.Seconds(), forPeople(rto)
+	}
+	if v.Result == v1alpha1.ResultRestored {
+		// A generation can be younger than LostAt: that is the last moment at
+		// which the node was known to be alive, and it lived on a little longer.
+		rpo := max(0, m.Spec.LostAt.Sub(s.Restore.TakenAt.Time))
+		s.RPOSeconds, s.RPO = rpo.Seconds(), forPeople(rpo)
+	}
+}
+
+// forPeople writes a duration as "4.81s" or "2m5s".
+func forPeople(d time.Duration) string {
+	if d < time.Minute {
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}

@@ -1,0 +1,213 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// askBeforeFenced is how long before a node can be fenced the holders are asked
+// what they have of its pods. It takes none of the recovery's time, and a node
+// that still lives without the API has stopped making checkpoints by then.
+const askBeforeFenced = time.Second
+
+// prepare asks the holders about the pods of a node that was just declared lost,
+// shortly before its wait is over.
+func (d *Driver) prepare(ctx context.Context, fence *v1alpha1.Fence) {
+	time.Sleep(max(0, d.Terms.Wait()-askBeforeFenced))
+	pods, err := d.protectedPods(ctx, fence.Name)
+	if err != nil {
+		d.Log.Warn("holders not asked before the node is fenced", "node", fence.Name, "error", err)
+		return
+	}
+	fences, err := d.fences(ctx)
+	if err != nil {
+		d.Log.Warn("holders not asked before the node is fenced", "node", fence.Name, "error", err)
+		return
+	}
+	for i := range pods {
+		go d.Holders.Keep(ctx, pods[i].Namespace, pods[i].UID, fences)
+	}
+}
+
+// reconcileFence makes sure that no protected pod stays on a fenced node, however
+// it got there: a pod may have been bound just before.
+func (d *Driver) reconcileFence(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	fence := &v1alpha1.Fence{}
+	if err := d.Client.Get(ctx, request.NamespacedName, fence); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	return reconcile.Result{}, d.recoverNode(ctx, fence)
+}
+
+// recoverNode records a Migration for each protected pod of a fenced node, from
+// which everything else follows. It may be called again.
+func (d *Driver) recoverNode(ctx context.Context, fence *v1alpha1.Fence) error {
+	if fence.Spec.State != v1alpha1.FenceFenced || fence.Spec.LostAt == nil {
+		return nil
+	}
+	pods, err := d.protectedPods(ctx, fence.Name)
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(podsAtOnce)
+	errs := make([]error, len(pods))
+	for i := range pods {
+		group.Go(func() error {
+			errs[i] = d.recoverPod(ctx, &pods[i], fence)
+			return nil
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// protectedPods are the protected pods of a node that can be had elsewhere.
+func (d *Driver) protectedPods(ctx context.Context, node string) ([]corev1.Pod, error) {
+	var list corev1.PodList
+	if err := d.Client.List(ctx, &list, client.MatchingFields{nodeIndex: node}); err != nil {
+		return nil, fmt.Errorf("list pods of node %s: %w", node, err)
+	}
+	var pods []corev1.Pod
+	for _, pod := range list.Items {
+		if protected(&pod) && movable(&pod) {
+			pods = append(pods, pod)
+		}
+	}
+	return pods, nil
+}
+
+func (d *Driver) fences(ctx context.Context) ([]v1alpha1.Fence, error) {
+	var list v1alpha1.FenceList
+	if err := d.Client.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list fences: %w", err)
+	}
+	return list.Items, nil
+}
+
+// recoverPod records the Migration of one lost pod, unless there is one already.
+// A pod that nobody wants back is only removed.
+func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha1.Fence) error {
+	if !wanted(pod, *fence.Spec.LostAt) {
+		return d.removePod(ctx, pod, fence.Name)
+	}
+	var known v1alpha1.MigrationList
+	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace)); err != nil {
+		return fmt.Errorf("list migrations in %s: %w", pod.Namespace, err)
+	}
+	epoch, err := d.nextEpoch(ctx, pod, known.Items)
+	if err != nil {
+		return err
+	}
+	for _, m := range known.Items {
+		if lostPod(&m) == pod.UID {
+			return nil
+		}
+	}
+	m, err := migrationOf(pod, fence, epoch)
+	if err != nil {
+		return err
+	}
+	d.lineage(ctx, m, pod, known.Items)
+	// The cache may not show the Migrations of a moment ago: a name that is taken
+	// by another pod's is passed over.
+	for {
+		err := d.Client.Create(ctx, m)
+		if err == nil {
+			d.Log.Info("pod is being recovered", "pod", pod.Namespace+"/"+pod.Name, "node", fence.Name, "epoch", m.Spec.Epoch)
+			return nil
+		}
+		if !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("record the migration of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		taken := &v1alpha1.Migration{}
+		if err := d.Reader.Get(ctx, client.ObjectKeyFromObject(m), taken); err != nil {
+			return fmt.Errorf("read migration %s/%s: %w", m.Namespace, m.Name, err)
+		}
+		if lostPod(taken) == pod.UID {
+			return nil
+		}
+		m.Spec.Epoch++
+		m.Name = migrationName(pod.Name, m.Spec.Epoch)
+	}
+}
+
+func migrationOf(pod *corev1.Pod, fence *v1alpha1.Fence, epoch int64) (*v1alpha1.Migration, error) {
+	m := &v1alpha1.Migration{
+		ObjectMeta: metav1.ObjectMeta{Name: migrationName(pod.Name, epoch), Namespace: pod.Namespace},
+		Spec: v1alpha1.MigrationSpec{
+			Pod: identityOf(pod), SourceNode: fence.Name, Epoch: epoch, LostAt: *fence.Spec.LostAt,
+			Strategy: v1alpha1.StrategyFailover, Reason: v1alpha1.MigrationNodeLost,
+		},
+	}
+	if m.Spec.Pod.OwnerUID == "" {
+		manifest, err := manifestOf(pod)
+		if err != nil {
+			return nil, err
+		}
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationManifest, manifest)
+	}
+	return m, nil
+}
+
+// nextEpoch is one more than any epoch that a pod of this name ran in.
+func (d *Driver) nextEpoch(ctx context.Context, pod *corev1.Pod, known []v1alpha1.Migration) (int64, error) {
+	checkpoint := &v1alpha1.Checkpoint{}
+	if err := d.Client.Get(ctx, client.ObjectKeyFromObject(pod), checkpoint); client.IgnoreNotFound(err) != nil {
+		return 0, fmt.Errorf("read checkpoint %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	epoch := checkpoint.Status.Epoch
+	for _, m := range known {
+		if m.Spec.Pod.Name == pod.Name || m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID {
+			epoch = max(epoch, m.Spec.Epoch)
+		}
+	}
+	return epoch + 1, nil
+}
+
+// lineage makes a Migration restore the checkpoint of the lost pod's predecessor
+// where the lost pod was itself a successor and has made no checkpoint of its
+// own: its node was lost before. What it came back from is then still the newest
+// state. That holds while its own Migration is open, or when it was Restored; a
+// pod that started cold began anew.
+func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, known []v1alpha1.Migration) {
+	for _, before := range known {
+		if !claimedBy(&before, pod) || !before.Open() && before.Status.Result != v1alpha1.ResultRestored {
+			continue
+		}
+		fences, err := d.fences(ctx)
+		if err != nil || d.Holders.Newest(ctx, pod.Namespace, pod.UID, fences) != nil {
+			return
+		}
+		m.Spec.Pod.UID = before.Spec.Pod.UID
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationLostPod, string(pod.UID))
+		return
+	}
+}
+
+// removePod removes a lost pod from the API at once. The kubelet that would have
+// to confirm it is gone.
+func (d *Driver) removePod(ctx context.Context, pod *corev1.Pod, node string) error {
+	d.Events.Eventf(pod, nil, corev1.EventTypeWarning, "NodeLost", "Delete",
+		"Node %s is lost and fenced; the pod's copy there cannot run any more. The pod is deleted.", node)
+	err := d.Client.Delete(ctx, pod, &client.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0),
+		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete lost pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}

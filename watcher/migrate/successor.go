@@ -1,0 +1,209 @@
+package migrate
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// Annotations of a Migration, for the watcher itself.
+const (
+	// annotationManifest keeps a bare pod until its successor exists: between
+	// the deletion of the one and the creation of the other nothing else has it.
+	annotationManifest = "lifeboat.dev/pod-manifest"
+	// annotationLostPod is the UID of the lost pod where it is not the pod whose
+	// checkpoint is to be restored, see lineage.
+	annotationLostPod = "lifeboat.dev/lost-pod-uid"
+)
+
+const (
+	annotationCompletionIndex = "batch.kubernetes.io/job-completion-index"
+	// randomSuffixLength is how many characters the API server adds to a generateName.
+	randomSuffixLength = 5
+
+	tokenVolumePrefix = "kube-api-access-"
+	tokenMountPath    = "/var/run/secrets/kubernetes.io/serviceaccount"
+)
+
+// protected says whether the pod opted in with annotations that are allowed.
+func protected(pod *corev1.Pod) bool {
+	p, err := v1alpha1.ParseAnnotations(pod.Annotations)
+	return err == nil && p.Protected
+}
+
+// movable says whether a lost protected pod can be had elsewhere. Pods that
+// belong to their node are not, and what has ended needs no successor.
+func movable(pod *corev1.Pod) bool {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return false
+	}
+	owner := metav1.GetControllerOf(pod)
+	return owner == nil || owner.Kind != "DaemonSet" && owner.Kind != "Node"
+}
+
+// wanted says whether a lost pod should have a successor with its state. One
+// whose deletion was asked for while its node still lived should not. One that
+// is deleted because its node is lost is wanted by its controller; a bare one
+// was deleted by somebody.
+func wanted(pod *corev1.Pod, lostAt metav1.MicroTime) bool {
+	if pod.DeletionTimestamp == nil {
+		return true
+	}
+	if metav1.GetControllerOf(pod) == nil {
+		return false
+	}
+	asked := pod.DeletionTimestamp.Time
+	if grace := pod.DeletionGracePeriodSeconds; grace != nil {
+		asked = asked.Add(-time.Duration(*grace) * time.Second)
+	}
+	return asked.After(lostAt.Time)
+}
+
+func identityOf(pod *corev1.Pod) v1alpha1.PodIdentity {
+	id := v1alpha1.PodIdentity{Name: pod.Name, UID: pod.UID}
+	if owner := metav1.GetControllerOf(pod); owner != nil {
+		id.OwnerKind, id.OwnerName, id.OwnerUID = owner.Kind, owner.Name, owner.UID
+	}
+	return id
+}
+
+// lostPod is the UID of the pod that was lost with its node.
+func lostPod(m *v1alpha1.Migration) types.UID {
+	if uid := m.Annotations[annotationLostPod]; uid != "" {
+		return types.UID(uid)
+	}
+	return m.Spec.Pod.UID
+}
+
+// succeeds says whether the pod takes the lost pod's place: it is the next pod
+// of the same controller and, where a controller's pods are not interchangeable,
+// of the same identity. The plugin lets exactly these claim the Migration.
+func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	lost := m.Spec.Pod
+	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == lostPod(m) {
+		return false
+	}
+	owner := metav1.GetControllerOf(pod)
+	switch {
+	case owner == nil:
+		return lost.OwnerUID == "" && pod.Name == lost.Name
+	case owner.UID != lost.OwnerUID:
+		return false
+	case owner.Kind == "StatefulSet":
+		return pod.Name == lost.Name
+	case pod.Annotations[annotationCompletionIndex] != "":
+		return stem(pod.Name) == stem(lost.Name)
+	}
+	return true
+}
+
+// stem is a generated name without its random end.
+func stem(name string) string { return name[:max(0, len(name)-randomSuffixLength)] }
+
+// candidate is the pod that is to take the lost pod's place in a Migration that
+// nobody has claimed, or nil. Of a controller's several lost pods each gets
+// another candidate: the oldest Migration the oldest pod, and so on.
+func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []corev1.Pod) *corev1.Pod {
+	taken := map[types.UID]bool{}
+	var rivals []*v1alpha1.Migration
+	for i := range migrations {
+		other := &migrations[i]
+		if other.Status.Claim != nil {
+			taken[other.Status.Claim.PodUID] = true
+		} else if other.Open() && other.Spec.Pod.OwnerUID == m.Spec.Pod.OwnerUID {
+			rivals = append(rivals, other)
+		}
+		taken[lostPod(other)] = true
+	}
+	slices.SortFunc(rivals, func(a, b *v1alpha1.Migration) int {
+		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	var free []*corev1.Pod
+	for i := range pods {
+		pod := &pods[i]
+		// Of interchangeable pods, those that are older than the loss are the lost
+		// pod's siblings. Creation times have whole seconds.
+		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.Spec.LostAt.Unix()
+		if !taken[pod.UID] && !sibling {
+			free = append(free, pod)
+		}
+	}
+	slices.SortFunc(free, func(a, b *corev1.Pod) int {
+		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	for _, rival := range rivals {
+		for i, pod := range free {
+			if succeeds(pod, rival) {
+				if rival.UID == m.UID {
+					return pod
+				}
+				free = slices.Delete(free, i, i+1)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// manifestOf is what a bare pod's successor is created from: the pod as its
+// author wrote it, without what the API server, admission and the scheduler added
+// for the lost one alone.
+func manifestOf(pod *corev1.Pod) (string, error) {
+	next := &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: pod.Name, Namespace: pod.Namespace,
+			Labels: maps.Clone(pod.Labels), Annotations: maps.Clone(pod.Annotations),
+			OwnerReferences: slices.Clone(pod.OwnerReferences),
+			Finalizers:      slices.Clone(pod.Finalizers),
+		},
+		Spec: *pod.Spec.DeepCopy(),
+	}
+	spec := &next.Spec
+	spec.NodeName = ""
+	spec.EphemeralContainers = nil
+	tokens := map[string]bool{}
+	spec.Volumes = slices.DeleteFunc(spec.Volumes, func(v corev1.Volume) bool {
+		tokens[v.Name] = strings.HasPrefix(v.Name, tokenVolumePrefix) && v.Projected != nil
+		return tokens[v.Name]
+	})
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			c.VolumeMounts = slices.DeleteFunc(c.VolumeMounts, func(mount corev1.VolumeMount) bool {
+				return tokens[mount.Name] && mount.MountPath == tokenMountPath
+			})
+		}
+	}
+	data, err := json.Marshal(next)
+	if err != nil {
+		return "", fmt.Errorf("keep pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return string(data), nil
+}
+
+// migrationName is the name of a pod's Migration of one epoch. A long pod name
+// is cut: the API server refuses names of more than 253 characters.
+func migrationName(pod string, epoch int64) string {
+	suffix := fmt.Sprintf("-%d", epoch)
+	const longest = 253
+	if len(pod)+len(suffix) > longest {
+		pod = strings.TrimRight(pod[:longest-len(suffix)], "-.")
+	}
+	return pod + suffix
+}
