@@ -135,10 +135,11 @@ func warm(ctx context.Context, criu string) error {
 	if _, err := os.Stat(kernelFacts); err == nil {
 		return nil
 	}
-	if output, err := command(ctx, criu, "check").CombinedOutput(); err != nil {
+	output, err := command(ctx, criu, "check").CombinedOutput()
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("CRIU does not work on the node: %w: %s", err, output)
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (d *dumper) prepare(ctx context.Context, criu string, pod PodTarget, target Target) error {

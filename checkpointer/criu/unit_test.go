@@ -1,0 +1,186 @@
+package criu
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fown"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+)
+
+func TestExplain(t *testing.T) {
+	tests := map[string]struct {
+		log          string
+		reason, hint string // empty: no *NotCheckpointable
+		text         string
+	}{
+		"io_uring": {
+			log:    "(00.01) Error (criu/files-ext.c:98): Can't dump file 5 of that type [600] (unknown /proc/1/fd/anon_inode:[io_uring])\n(00.02) Error (criu/cr-dump.c:1): Dumping FAILED.\n",
+			reason: "uses io_uring", hint: "UV_USE_IO_URING=0",
+		},
+		"MPTCP":       {log: "(00.01) Error (criu/sk-inet.c:191): inet: Unsupported proto 262 for socket 7\n", reason: "MPTCP", hint: "lifeboat"},
+		"other proto": {log: "Error (criu/sk-inet.c:191): inet: Unsupported proto 132 for socket 7", reason: "IP protocol 132", hint: "close"},
+		"ghost file": {
+			log:    "Error (criu/files-reg.c:1030): Can't dump ghost file /tmp/big of 999999999 size, increase limit\n",
+			reason: "/tmp/big is still open and has 999999999 bytes", hint: "emptyDir",
+		},
+		"limits":  {log: "(00.1) Error (criu/cr-dump.c:9): Can't get rlimit 0: Operation not permitted\n", reason: "CAP_SYS_RESOURCE", hint: "root"},
+		"unknown": {log: "(00.01) Error (criu/x.c:1): something new\n(00.01) Warn  (criu/y.c:2): never mind\n", text: "dump container main: refused; CRIU's log: something new"},
+		"harmless only": {
+			log:  "(00.01) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n",
+			text: "dump container main: refused",
+		},
+		"no log": {text: "dump container main: refused"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := explain("main", errors.New("refused"), test.log)
+			var not *NotCheckpointable
+			if is := errors.As(err, &not); is != (test.reason != "") {
+				t.Fatalf("explain = %v", err)
+			}
+			if not == nil {
+				if err.Error() != test.text {
+					t.Errorf("explain = %q, want %q", err, test.text)
+				}
+				return
+			}
+			if !strings.Contains(not.Reason, test.reason) || !strings.Contains(not.Hint, test.hint) || !strings.Contains(err.Error(), "container main cannot be checkpointed: ") {
+				t.Errorf("explain = %+v, want a reason with %q and a hint with %q", not, test.reason, test.hint)
+			}
+		})
+	}
+}
+
+func TestResolveIn(t *testing.T) {
+	root := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(root, "run/lock"), 0o755), os.MkdirAll(filepath.Join(root, "var"), 0o755),
+		os.Symlink("/run", filepath.Join(root, "var/run")), os.Symlink("../../../../run", filepath.Join(root, "climb")),
+		os.Symlink("loop", filepath.Join(root, "loop"))); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"/run":                "/run",
+		"/var/run/lock":       "/run/lock",
+		"/var/run/lock/new/x": "/run/lock/new/x",
+		"/climb/lock":         "/run/lock",
+		"/loop/x":             "/loop/x",
+		"/missing/file":       "/missing/file",
+		"relative/../run/":    "/run",
+		root + "/var/run":     "/run",
+		"/":                   "/",
+	} {
+		if got := resolveIn(root, name); got != want {
+			t.Errorf("resolveIn(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestParseMountinfo(t *testing.T) {
+	got := parseMountinfo(`23 1 0:31 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=/l1:/l2,upperdir=/u\040p,workdir=/w
+24 23 0:32 / /sys/fs/cgroup/cpu,cpuacct ro,nosuid master:9 - cgroup cgroup rw,cpu,cpuacct
+nonsense
+`)
+	want := []mountPoint{
+		{"/", "overlay", []string{"rw", "lowerdir=/l1:/l2", "upperdir=/u p", "workdir=/w"}},
+		{"/sys/fs/cgroup/cpu,cpuacct", "cgroup", []string{"rw", "cpu", "cpuacct"}},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mountPoint{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCPUFeatures(t *testing.T) {
+	tests := map[string]struct {
+		cpuinfo string
+		want    []string
+	}{
+		"amd64": {"processor\t: 0\nflags\t\t: sse2 fpu avx512f md_clear ibrs arch_capabilities aes fpu\nprocessor\t: 1\nflags\t\t: other\n", []string{"aes", "avx512f", "fpu", "sse2"}},
+		"arm64": {"processor\t: 0\nFeatures\t: fp asimd atomics\n", []string{"asimd", "atomics", "fp"}},
+		"none":  {"processor: 0\n", nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, cpuFeatures(test.cpuinfo)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// image makes a CRIU image of entries.
+func image(t testing.TB, entries ...*fdinfo.FileEntry) []byte {
+	t.Helper()
+	content := []byte("magicMAG")
+	for _, e := range entries {
+		raw, err := proto.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content = append(binary.LittleEndian.AppendUint32(content, uint32(len(raw))), raw...)
+	}
+	return content
+}
+
+func regular(id uint32, name string, size uint64) *fdinfo.FileEntry {
+	return &fdinfo.FileEntry{Type: fdinfo.FdTypes_REG.Enum(), Id: &id, Reg: &regfile.RegFileEntry{
+		Id: &id, Flags: proto.Uint32(0), Pos: proto.Uint64(0), Name: &name, Size: &size,
+		Fown: &fown.FownEntry{Uid: &id, Euid: &id, Signum: &id, PidType: &id, Pid: &id},
+	}}
+}
+
+func TestEditImage(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "files.img")
+	unknown := regular(3, "third", 30)
+	unknown.ProtoReflect().SetUnknown([]byte{0xfa, 0x3f, 1, 'x'})
+	if err := os.WriteFile(file, image(t, regular(1, "first", 10), regular(2, "second", 20), unknown), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := editImage(file, func(e *fdinfo.FileEntry) bool {
+		if e.GetId() != 2 {
+			e.Reg.Size = nil
+		}
+		return e.GetId() != 1
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown.Reg.Size = nil
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := image(t, regular(2, "second", 20), unknown); string(got) != string(want) {
+		t.Errorf("the image is\n%q, want\n%q", got, want)
+	}
+}
+
+// FuzzEditImage checks that no image, however damaged, does more than fail.
+func FuzzEditImage(f *testing.F) {
+	whole := image(f, regular(1, "first", 10), regular(2, "second", 20))
+	f.Add(whole)
+	f.Add(whole[:len(whole)-3])
+	f.Add(whole[:10])
+	f.Add([]byte("magicMAG\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		file := filepath.Join(t.TempDir(), "files.img")
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := editImage(file, func(*fdinfo.FileEntry) bool { return true })
+		after, readErr := os.ReadFile(file)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if err != nil && string(after) != string(content) {
+			t.Errorf("after %v the image has changed", err)
+		}
+	})
+}
