@@ -1,11 +1,21 @@
 package store_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store/storetest"
 )
+
+// The tests wait for stable storage very often. What they show does not depend
+// on a real disk, so they use memory where there is some.
+func TestMain(m *testing.M) {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() && os.Getenv("TMPDIR") == "" {
+		os.Setenv("TMPDIR", "/dev/shm")
+	}
+	os.Exit(m.Run())
+}
 
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(t testing.TB, keys *storetest.Keys) storetest.Fixture {

@@ -5,16 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 )
 
-// Materialize writes the files of a generation below dir, which must not be
-// there yet, as they were staged. Every byte is decrypted and compared with its
+// Materialize writes the files of a generation below dir, which must be empty or
+// not there yet, as they were staged. Every byte is decrypted and compared with its
 // hash before it counts: where one is wrong the error is a *Damaged, and
 // nothing is left of dir. Files get mode 0600 and folders 0700.
 //
@@ -30,8 +32,8 @@ func (s *Store) materialize(ctx context.Context, key Key, number int64, dir stri
 	if err := key.Validate(); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(dir); err == nil {
-		return fmt.Errorf("%s is there already", dir)
+	if err := syscall.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is there already, and is no empty folder: %w", dir, err)
 	}
 	partial := filepath.Clean(dir) + ".partial"
 	if err := os.RemoveAll(partial); err != nil {
@@ -304,19 +306,27 @@ func (u *unpacker) unpack(st stretch) error {
 	return explainTarget(err)
 }
 
+var errAltered = errors.New("it was altered")
+
 // open appends the content of one chunk to u.out.
 func (u *unpacker) open(c chunk, seg openSegment, sealed []byte) error {
 	u.identity = chunkIdentity(u.identity[:0], u.manifest.key, seg.generation, c.index)
 	n := nonce(c.index)
-	payload, err := u.aeads.of(c.segment, seg.id).Open(sealed[:0], n[:], sealed, u.identity)
-	if err != nil {
-		return errors.New("it was altered")
-	}
-	start := len(u.out)
-	if int64(len(payload)) == c.length {
-		u.out = append(u.out, payload...)
-	} else if u.out, err = u.zstd.DecodeAll(payload, u.out); err != nil {
-		return err
+	aead, start := u.aeads.of(c.segment, seg.id), len(u.out)
+	if int64(c.stored) == c.length+sealOverhead { // it did not compress
+		out, err := aead.Open(u.out, n[:], sealed, u.identity)
+		if err != nil {
+			return errAltered
+		}
+		u.out = out
+	} else {
+		packed, err := aead.Open(sealed[:0], n[:], sealed, u.identity)
+		if err != nil {
+			return errAltered
+		}
+		if u.out, err = u.zstd.DecodeAll(packed, u.out); err != nil {
+			return err
+		}
 	}
 	content := u.out[start:]
 	if int64(len(content)) != c.length {

@@ -84,6 +84,7 @@ func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stage
 	if err := w.finish(); err != nil {
 		return Generation{}, err
 	}
+	gen.Bytes = 0
 	for _, f := range files {
 		gen.Bytes += f.size
 	}

@@ -57,6 +57,7 @@ func Run(t *testing.T, open func(t testing.TB, keys *Keys) Fixture) {
 		"what is not a file is refused":       specialFiles,
 		"a cancelled seal leaves nothing":     cancellation,
 		"a missing generation is not found":   missingGeneration,
+		"only an empty folder is filled":      targets,
 		"missing files are damage":            missingFiles,
 		"damage never comes back as content":  damage,
 	} {
@@ -73,6 +74,7 @@ var pod = store.Key{Namespace: "shop", PodUID: "0d4fcd4e-6d3e-4c43-9b0a-3e1ffb8f
 func seal(t testing.TB, s Store, key store.Key, tree Tree) store.Generation {
 	t.Helper()
 	gen, err := s.Seal(context.Background(), key, store.Generation{
+		Bytes: 99, NewBytes: 99, // not for the caller to say
 		Epoch: 4, TakenAt: time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC), PodName: "cart-0",
 		Containers: []string{"cart", "proxy"}, Facts: v1alpha1.NodeFacts{Architecture: "amd64", CRIUVersion: "4.2.1"},
 	}, tree.Write(t))
@@ -334,6 +336,20 @@ func wantNothing(t testing.TB, dir string) {
 	check(t, err)
 	if len(left) > 0 {
 		t.Errorf("%s is left over", left[0].Name())
+	}
+}
+
+func targets(t *testing.T, _ *Keys, f Fixture) {
+	seal(t, f.Store, pod, Tree{"file": "content"})
+	dir := filepath.Join(t.TempDir(), "restored")
+	check(t, os.MkdirAll(filepath.Join(dir+".partial", "of an interrupted one"), 0o700))
+	check(t, os.Mkdir(dir, 0o700))
+	check(t, f.Store.Materialize(context.Background(), pod, 1, dir))
+	if err := f.Store.Materialize(context.Background(), pod, 1, dir); err == nil {
+		t.Error("a folder with files was filled")
+	}
+	if !same(ReadTree(t, filepath.Dir(dir)), Tree{"restored/": "", "restored/file": "content"}) {
+		t.Error("the folder is not what it was")
 	}
 }
 
