@@ -116,7 +116,7 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 		return err
 	}
 	members, err := membership.New(membership.Config{
-		Name: config.PodName, Kind: membership.Watcher, AdvertiseAddr: config.PodIP, Port: config.MemberPort,
+		Name: config.PodName, Kind: membership.Watcher, BindAddr: config.PodIP, AdvertiseAddr: config.PodIP, Port: config.MemberPort,
 		Key: authority.MemberKey(), Logger: log,
 	})
 	if err != nil {

@@ -39,6 +39,8 @@ type Fence struct {
 	// Generation is the object's metadata.generation. Of two views of one
 	// record the one with the higher generation is the newer.
 	Generation int64
+	// BootID is the boot of the node that the permission was given to.
+	BootID string
 }
 
 // Node is what is known of one node.
@@ -220,7 +222,7 @@ func (n *node) next(terms permission.Terms, fact detect.Fact) (Action, time.Time
 		}
 		return Action{Kind: DeclareLost, LostAt: fact.LastAlive, Reason: fact.Reason}, due
 	case v1alpha1.FenceLost:
-		if fact.State == detect.Alive && fact.LastAlive.After(n.lostSince) {
+		if fact.State == detect.Alive && fact.LastAlive.After(n.lostSince) && !rebooted(n.fence, fact) {
 			return Action{Kind: Withdraw, Reason: fact.Reason}, due
 		}
 		if waited := n.lostSince.Add(terms.Wait()); waited.After(due) {
@@ -233,6 +235,13 @@ func (n *node) next(terms permission.Terms, fact detect.Fact) (Action, time.Time
 		}
 	}
 	return Action{}, due
+}
+
+// rebooted says whether the node is alive again after a boot that ended its
+// pods. Their checkpoints are better than to start anew there, and the node waits
+// to be fenced.
+func rebooted(fence Fence, fact detect.Fact) bool {
+	return fence.BootID != "" && fact.BootID != "" && fence.BootID != fact.BootID
 }
 
 // storm says why nothing may be done when too many nodes look lost, else "".

@@ -67,7 +67,7 @@ func (w *world) written(name string) []Action {
 	delete(w.pending, name)
 	state := map[Kind]v1alpha1.FenceState{DeclareLost: v1alpha1.FenceLost,
 		ConfirmFenced: v1alpha1.FenceFenced, Withdraw: v1alpha1.FenceRunning}[a.Kind]
-	w.api[name] = Fence{State: state, Generation: w.api[name].Generation + 1}
+	w.api[name] = Fence{State: state, Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID}
 	return w.machine.Answer(w.now, name, w.api[name], false)
 }
 
@@ -84,7 +84,7 @@ func (w *world) run(command string, args []string) ([]Action, error) {
 		for _, name := range args {
 			w.names = append(w.names, name)
 			w.facts[name] = detect.Fact{Node: name, State: detect.Alive, Reason: "alive"}
-			w.api[name] = Fence{State: v1alpha1.FenceRunning, Generation: 1}
+			w.api[name] = Fence{State: v1alpha1.FenceRunning, Generation: 1, BootID: "boot-1"}
 			w.cache[name] = w.api[name]
 		}
 	case "no-record": // a node that has no record yet
@@ -104,7 +104,11 @@ func (w *world) run(command string, args []string) ([]Action, error) {
 		delete(w.pending, name)
 		return w.machine.Answer(w.now, name, Fence{}, true), nil
 	case "record": // somebody else writes the record; the cache is behind
-		w.api[name] = Fence{State: v1alpha1.FenceState(args[1]), Generation: w.api[name].Generation + 1}
+		w.api[name] = Fence{State: v1alpha1.FenceState(args[1]), Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID}
+	case "reboot": // the kubelet reports another boot
+		fact := w.facts[name]
+		fact.BootID = "boot-2"
+		w.facts[name] = fact
 	case "watch": // the cache catches up
 		for _, name := range w.names {
 			w.cache[name] = w.api[name]

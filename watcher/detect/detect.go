@@ -49,6 +49,8 @@ type Sighting struct {
 	// NodeExists is whether there is a Node object, and Ready its condition.
 	NodeExists bool
 	Ready      corev1.ConditionStatus
+	// BootID is the boot that its kubelet last reported.
+	BootID string
 	// LeaseRenewed is the renew time of its kubelet's Lease, by the node's clock.
 	LeaseRenewed time.Time
 	// LeaseSeen is when a renewal was last watched happening; zero before that.
@@ -64,13 +66,15 @@ type Fact struct {
 	// LastAlive is the last moment for which there is evidence that the node
 	// lived. It is zero when there never was any.
 	LastAlive time.Time
+	// BootID is the boot that its kubelet last reported, empty where it has not.
+	BootID string
 	// Reason is the evidence, in words for an event.
 	Reason string
 }
 
 // Fact judges a sighting.
 func (s Sighting) Fact(now time.Time) Fact {
-	f := Fact{Node: s.Node, LastAlive: s.lastAlive()}
+	f := Fact{Node: s.Node, LastAlive: s.lastAlive(), BootID: s.BootID}
 	switch s.Member.State {
 	case membership.Alive:
 		f.State, f.Reason = Alive, "its checkpointer answers"

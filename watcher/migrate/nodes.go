@@ -86,7 +86,7 @@ func (n *nodes) sighting(name string) *detect.Sighting {
 func (n *nodes) node(node *corev1.Node, exists bool) {
 	n.mu.Lock()
 	s := n.sighting(node.Name)
-	s.NodeExists, s.Ready = exists, ""
+	s.NodeExists, s.Ready, s.BootID = exists, "", node.Status.NodeInfo.BootID
 	for _, condition := range node.Status.Conditions {
 		if condition.Type == corev1.NodeReady {
 			s.Ready = condition.Status
@@ -122,7 +122,7 @@ func (n *nodes) fence(fence *v1alpha1.Fence, exists bool) {
 }
 
 func viewOf(fence *v1alpha1.Fence) decide.Fence {
-	return decide.Fence{State: fence.Spec.State, Generation: fence.Generation}
+	return decide.Fence{State: fence.Spec.State, Generation: fence.Generation, BootID: fence.Spec.BootID}
 }
 
 // known is what is known of each node that has a fence record.
