@@ -132,12 +132,12 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	driver := &migrate.Driver{
 		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: mgr.GetEventRecorder("lifeboat-watcher"),
 		Members: members, Holders: holders, Metrics: metrics.New(ctrlmetrics.Registry),
-		Terms: permission.Default, Log: log,
+		Terms: permission.Default, Namespace: config.Namespace, Log: log,
 	}
 	if err := driver.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
-	mgr.GetWebhookServer().Register(admission.Path, &webhook.Admission{Handler: admission.Handler{}})
+	mgr.GetWebhookServer().Register(admission.Path, admission.OneReviewPerConnection(&webhook.Admission{Handler: admission.Handler{}}))
 	everywhere := []manager.Runnable{
 		&admission.Bundle{Clientset: clientset, CA: authority.CABundle(), Log: log},
 		onEveryReplica(func(ctx context.Context) error {
@@ -168,8 +168,7 @@ func newManager(config Config, api *rest.Config, authority *identity.Authority) 
 	}
 	hooks := webhook.NewServer(webhook.Options{Port: config.WebhookPort, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.MinVersion = served.MinVersion
-		c.Certificates = served.Certificates
-		c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &served.Certificates[0], nil }
+		c.GetCertificate = served.GetCertificate
 	}}})
 	health := &health{}
 	mgr, err := manager.New(api, manager.Options{

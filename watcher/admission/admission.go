@@ -23,6 +23,18 @@ const Path = "/mutate"
 // Handler answers the API server's admission reviews of pods.
 type Handler struct{}
 
+// OneReviewPerConnection makes the API server open a connection for each review.
+// A connection that it kept would still lead to a watcher that was lost with its
+// node, and the pods that are created to replace the lost ones would go
+// unadmitted: their reviews would time out. A new connection leads to a watcher
+// that the Service knows to be ready.
+func OneReviewPerConnection(reviews http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		reviews.ServeHTTP(w, r)
+	})
+}
+
 // Handle denies annotations that are not allowed, and completes protected pods
 // as they are created.
 func (Handler) Handle(_ context.Context, request admission.Request) admission.Response {

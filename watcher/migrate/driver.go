@@ -41,7 +41,9 @@ type Driver struct {
 	Holders *Holders
 	Metrics *metrics.Metrics
 	Terms   permission.Terms
-	Log     *slog.Logger
+	// Namespace is Lifeboat's own.
+	Namespace string
+	Log       *slog.Logger
 }
 
 // SetupWithManager adds the driver to a manager. It acts only while the manager

@@ -47,6 +47,7 @@ func (d *Driver) writeFence(ctx context.Context, action decide.Action) (decide.F
 		d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "DeclaredLost",
 			"Lifeboat declared the node lost: %s. It is fenced in %s unless it answers.", action.Reason, d.Terms.Wait())
 		go d.prepare(context.WithoutCancel(ctx), fence)
+		go d.retireWatchers(context.WithoutCancel(ctx), action.Node)
 	case decide.ConfirmFenced:
 		d.Metrics.Declaration(metrics.Fenced)
 		log.Info("node is fenced", "epoch", fence.Spec.Epoch)
