@@ -16,6 +16,10 @@
 // node must still refute a false declaration and return from Fenced, so that
 // pods can be placed on it.
 //
+// A container that is created while the permission is out, in a pod whose cgroup
+// is not frozen yet, runs until the next pass sees it: some tens of milliseconds.
+// A runtime that compares State.PermittedUntil first leaves no such moment.
+//
 // While the API cannot be read from anywhere, every node freezes its protected
 // pods: a node cannot tell an outage of the API from its own isolation.
 package fence

@@ -1,0 +1,57 @@
+package fence
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const hardenVariable = "LIFEBOAT_TEST_HARDEN"
+
+// TestHarden hardens a copy of this program, and checks that each measure has
+// either taken effect or was reported as refused.
+func TestHarden(t *testing.T) {
+	if os.Getenv(hardenVariable) == "" {
+		copied := exec.Command(os.Args[0], "-test.run=^TestHarden$", "-test.v")
+		copied.Env = append(os.Environ(), hardenVariable+"=1")
+		output, err := copied.CombinedOutput()
+		t.Logf("the copy:\n%s", output)
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	refused := Harden()
+	for _, err := range refused {
+		t.Logf("refused here: %v", err)
+	}
+	wasRefused := func(what string) bool {
+		return slices.ContainsFunc(refused, func(err error) bool { return strings.HasPrefix(err.Error(), what) })
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(status), "VmLck:\t       0 kB") && !wasRefused("lock memory") {
+		t.Error("no memory is locked")
+	}
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.TrimSpace(string(score)) != "-999" && !wasRefused("lower the OOM score") {
+		t.Errorf("the OOM score is %s", score)
+	}
+	// The system call returns 20 minus the nice value.
+	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err != nil || nice != 40 && !wasRefused("raise the priority") {
+		t.Errorf("the priority is %d (%v), want 40", nice, err)
+	}
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil || attr.Policy != unix.SCHED_FIFO && !wasRefused("schedule in real time") {
+		t.Errorf("the scheduling is %+v (%v), want FIFO", attr, err)
+	}
+}
