@@ -218,13 +218,15 @@ func (c *container) findExternalMounts() error {
 	}
 	for _, masked := range c.state.Config.MaskPaths {
 		info, err := os.Stat(c.proc("root" + masked))
-		if errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
-			continue // masked by nothing, or by an empty tmpfs that CRIU dumps
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
 			return fmt.Errorf("look at the masked path %s: %w", masked, err)
+		case !info.IsDir():
+			c.external[masked] = "/dev/null"
+		case slices.Contains(maskedFolders, masked):
+			c.external[masked] = masked
 		}
-		c.external[masked] = "/dev/null"
 	}
 	for _, device := range c.state.Config.Devices {
 		c.external[device.Path] = device.Path

@@ -72,7 +72,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string) (_ D
 	}
 
 	result := Dump{TakenAt: time.Now()}
-	err = errors.Join(freeze(ctx, dumpers), ctx.Err())
+	err = freeze(ctx, dumpers)
 	if err == nil {
 		err = dumpAll(ctx, dumpers, func() error { return captureFiles(pod, dumpers, dir) })
 	}
@@ -267,8 +267,11 @@ func (d *dumper) dump(ctx context.Context, written func() error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, errOtherFailed) || ctx.Err() != nil {
-		return fmt.Errorf("dump container %s: %w", d.name(), errors.Join(context.Cause(ctx), err))
+	if cause := context.Cause(ctx); cause != nil {
+		if !errors.Is(err, cause) {
+			err = errors.Join(cause, err)
+		}
+		return fmt.Errorf("dump container %s: %w", d.name(), err)
 	}
 	log, _ := os.ReadFile(filepath.Join(d.images.Name(), dumpLog)) // without it the error is still told
 	return explain(d.name(), err, string(log))

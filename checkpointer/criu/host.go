@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,10 +77,17 @@ func program(name string) (string, error) {
 	return "", fmt.Errorf("%s is not installed on the node: looked in %s", name, strings.Join(programFolders, ", "))
 }
 
+// outputTime is how long the output of a program that was killed is waited for.
+const outputTime = time.Second
+
 // command readies a program of the node. It must be started within the same Run.
+// The end of ctx kills it with all processes that it has started, for CRIU's
+// would live on and keep its output open.
 func command(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = "/"
+	cmd.Dir, cmd.WaitDelay = "/", outputTime
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.Env = []string{"PATH=" + strings.Join(programFolders, ":"), "HOME=/root", "LC_ALL=C"}
 	return cmd
 }

@@ -3,6 +3,7 @@ package criu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -160,6 +161,13 @@ func TestRestrictedContainerIsRestored(t *testing.T) {
 	restore(t, dir, r, true)
 	r.Output.WaitFor(t, "checked")
 	noErrors(t, r)
+	masked := fmt.Sprintf("/proc/%d/root/sys/firmware", r.Pid(t))
+	if entries, err := os.ReadDir(masked); err != nil || len(entries) > 0 {
+		t.Errorf("a masked folder holds %v, %v", entries, err)
+	}
+	if err := os.WriteFile(masked+"/new", nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("a masked folder can be written to: %v", err)
+	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Pid(t)))
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 )
 
 // imageHeader is the size of what stands before the entries of a CRIU image.
@@ -113,6 +115,17 @@ func nextEntry(image []byte) (entry, rest []byte, err error) {
 	return image[4 : 4+size], image[4+size:], nil
 }
 
+// maskedFolders are the folders that container runtimes hide under an empty
+// read-only file system. CRIU would start tar and gzip for each, with the tasks
+// stopped, to keep nothing; so they are left out, and restored from
+// maskFolder.
+var maskedFolders = []string{
+	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/scsi", "/sys/devices/virtual/powercap", "/sys/firmware",
+}
+
+// maskFolder is an empty folder of the node.
+const maskFolder = client.Folder + "/empty"
+
 // restoreConfig are CRIU's options for a restore by runc that runc has no flags
 // for, or sets otherwise; a configuration file wins over what runc asks for. The
 // cgroup mode is an optional argument, which needs the equals sign: with a
@@ -128,9 +141,17 @@ ghost-limit %d
 `
 
 // WriteRestoreConfig writes the CRIU configuration file with which runc is to
-// restore a checkpoint of this package.
+// restore a checkpoint of this package. Without it the restore fails.
 func WriteRestoreConfig(path string) error {
-	if err := os.WriteFile(path, fmt.Appendf(nil, restoreConfig, ghostLimit), 0o600); err != nil {
+	config := fmt.Appendf(nil, restoreConfig, ghostLimit)
+	for _, folder := range maskedFolders {
+		config = fmt.Appendf(config, "external mnt[%s]:%s\n", folder, maskFolder)
+	}
+	err := os.MkdirAll(maskFolder, 0o555)
+	if err == nil {
+		err = os.WriteFile(path, config, 0o600)
+	}
+	if err != nil {
 		return fmt.Errorf("write CRIU's configuration for the restore: %w", err)
 	}
 	return nil

@@ -80,7 +80,7 @@ func (s *swrk) call(ctx context.Context, req *rpc.CriuReq, notify func(script st
 		}
 		n, err := s.conn.Read(message)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = errors.Join(ctx.Err(), fmt.Errorf("no answer within %v of that", abortTime), s.cmd.Process.Kill())
+			err = errors.Join(ctx.Err(), fmt.Errorf("no answer within %v of that", abortTime), s.cmd.Cancel())
 		}
 		if err != nil {
 			return nil, errors.Join(refused, fmt.Errorf("wait for CRIU's answer: %w", err))
@@ -96,7 +96,10 @@ func (s *swrk) call(ctx context.Context, req *rpc.CriuReq, notify func(script st
 			return resp, refused
 		}
 		if refused == nil {
-			refused = errors.Join(ctx.Err(), notify(resp.GetNotify().GetScript()))
+			refused = ctx.Err()
+		}
+		if refused == nil {
+			refused = notify(resp.GetNotify().GetScript())
 		}
 		req = &rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(refused == nil)}
 	}
