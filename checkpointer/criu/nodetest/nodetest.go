@@ -36,6 +36,9 @@ const (
 	stageTest  = "test"
 )
 
+// removeTime is how long it may take to remove a node.
+const removeTime = 15 * time.Second
+
 // Paths inside a node.
 const (
 	// Program is the test program itself, in a node and in its containers.
@@ -90,7 +93,9 @@ func Inside(t *testing.T) bool {
 	}
 	args := []string{"-test.run=^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$", "-test.v", "-test.count=1"}
 	if deadline, ok := t.Deadline(); ok {
-		args = append(args, "-test.timeout="+time.Until(deadline).Truncate(time.Second).String())
+		// Sooner than here, so that the node is removed before this program dies.
+		left := time.Until(deadline) - removeTime
+		args = append(args, "-test.timeout="+max(left, time.Second).String())
 	}
 	self, err := os.Executable()
 	if err != nil {
