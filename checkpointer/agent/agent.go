@@ -119,7 +119,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	a.peers = transfer.NewClient(a.store, clientTLS)
 	defer a.peers.Close()
 	a.metrics = newMetrics(a)
-	if err := a.clearLeftovers(); err != nil {
+	if err := a.clearLeftovers(ctx); err != nil {
 		return err
 	}
 	if err := a.thawLeftovers(ctx); err != nil {
@@ -182,14 +182,15 @@ func (a *Agent) connectAPI(kube *rest.Config, clientset kubernetes.Interface) er
 }
 
 // clearLeftovers removes what an earlier checkpointer of this boot left in
-// staging. Restored images stay: their processes may still fault pages in.
-func (a *Agent) clearLeftovers() error {
-	for _, dir := range []string{client.ContainersFolder, stagingFolder, restoreFolder} {
-		if dir == stagingFolder {
-			if err := os.RemoveAll(dir); err != nil {
-				return fmt.Errorf("clear %s: %w", dir, err)
-			}
+// staging and of its restores.
+func (a *Agent) clearLeftovers(ctx context.Context) error {
+	a.killUndrained(ctx)
+	for _, dir := range []string{stagingFolder, restoreFolder} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("clear %s: %w", dir, err)
 		}
+	}
+	for _, dir := range []string{stagingFolder, restoreFolder, client.ContainersFolder} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make %s: %w", dir, err)
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,8 +89,10 @@ func (a *Agent) removeOrphans(ctx context.Context) error {
 			if wanted[key.PodUID] || (len(held) > 0 && time.Since(held[0].TakenAt) < orphanAge) {
 				continue
 			}
-			a.log.Info("remove the checkpoints of a pod that is gone", "namespace", key.Namespace, "podUID", key.PodUID)
-			if err := a.store.Remove(key); err != nil {
+			a.log.Info("remove the checkpoints of a pod that is gone", "pod", key.Namespace+"/"+key.PodUID)
+			if err := a.store.Remove(key); errors.Is(err, store.ErrInUse) {
+				continue // being read or received: later
+			} else if err != nil {
 				return fmt.Errorf("remove pod %s: %w", key.PodUID, err)
 			}
 		}

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -16,6 +18,47 @@ import (
 
 // restoreExpiry is how long a restore waits for containers that never ask.
 const restoreExpiry = 5 * time.Minute
+
+// drainingFile is in a container's restore folder while its pages are filled in.
+// It names the container.
+const drainingFile = "draining.json"
+
+// markDraining notes that a container is about to run with pages missing.
+func markDraining(dir string, c client.Container) error {
+	raw, err := json.Marshal(c)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, drainingFile), raw, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("note that container %s is being filled in: %w", c.Name, err)
+	}
+	return nil
+}
+
+// killUndrained kills the containers whose page daemon ended with an earlier
+// checkpointer of this boot: what was still missing then reads as zeros.
+func (a *Agent) killUndrained(ctx context.Context) {
+	marks, err := filepath.Glob(filepath.Join(restoreFolder, "*", "*", drainingFile))
+	if err != nil {
+		a.log.Error("look for containers that were being filled in", "err", err)
+	}
+	for _, mark := range marks {
+		var c client.Container
+		raw, err := os.ReadFile(mark)
+		if err == nil {
+			err = json.Unmarshal(raw, &c)
+		}
+		if err == nil {
+			err = a.killContainer(ctx, c.ID)
+		}
+		log := a.log.With("pod", c.Namespace+"/"+c.PodName, "container", c.Name)
+		if err != nil {
+			log.Error("kill the container, whose memory has holes", "file", mark, "err", err)
+			continue
+		}
+		log.Error("the page daemon ended with the earlier checkpointer; the container was killed because its memory has holes")
+	}
+}
 
 // killHoled kills a container whose missing pages cannot be had any more, and
 // says so: it must not go on with zeros in their place. r.mu is held.

@@ -81,7 +81,7 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 		uid := string(pod.UID)
 		state, known := a.pods[uid]
 		if !known {
-			state = &podState{summary: &summary{}}
+			state = &podState{summary: a.knownSummary(ctx, pod)}
 			a.pods[uid] = state
 		}
 		state.pod, state.protection = pod, protection
@@ -121,7 +121,7 @@ func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 		outcome = tooEarly
 		return
 	}
-	sealed, holders, pause, err := a.checkpoint(ctx, pod, state.protection, state.summary.status.Holders)
+	sealed, holders, pause, err := a.checkpoint(ctx, pod, state.protection, state.summary.status)
 	switch {
 	case errors.Is(err, errNotRunning):
 		outcome = tooEarly
@@ -198,10 +198,10 @@ func (e *tooFewHolders) Unwrap() error { return e.err }
 
 // checkpoint takes one generation of a pod: dump into staging with the pod
 // paused, then seal and copy with the pod running.
-func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1alpha1.Protection, previous []string) (store.Generation, []string, time.Duration, error) {
+func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1alpha1.Protection, previous v1alpha1.CheckpointStatus) (store.Generation, []string, time.Duration, error) {
 	var none store.Generation
 	key := store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}
-	number, err := a.nextGeneration(key)
+	number, err := a.nextGeneration(key, previous.Generation)
 	if err != nil {
 		return none, nil, 0, err
 	}
@@ -232,7 +232,7 @@ func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1al
 	if err != nil {
 		return none, nil, 0, fmt.Errorf("seal generation %d: %w", number, err)
 	}
-	holders, err := a.replicate(ctx, key, number, protection.Replicas, previous)
+	holders, err := a.replicate(ctx, key, number, protection.Replicas, previous.Holders)
 	if err != nil {
 		return none, nil, 0, err
 	}
@@ -254,16 +254,14 @@ func (a *Agent) dump(ctx context.Context, pod *corev1.Pod, dir string) (criu.Pod
 	return target, dump, nil
 }
 
-// nextGeneration is the number after the newest that the store holds.
-func (a *Agent) nextGeneration(key store.Key) (int64, error) {
-	held, err := a.store.List(key)
+// nextGeneration is a number above every one that was given for the pod: above
+// what the store has seen, and above what was reported, in case the store was lost.
+func (a *Agent) nextGeneration(key store.Key, reported int64) (int64, error) {
+	next, err := a.store.Next(key)
 	if err != nil {
-		return 0, fmt.Errorf("list generations: %w", err)
+		return 0, fmt.Errorf("number the generation: %w", err)
 	}
-	if len(held) == 0 {
-		return 1, nil
-	}
-	return held[0].Number + 1, nil
+	return max(next, reported+1), nil
 }
 
 // replicate copies a generation to as many other nodes as asked for. It returns

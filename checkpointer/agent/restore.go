@@ -315,6 +315,9 @@ func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest)
 	if err := criu.WriteRestoreConfig(config); err != nil {
 		return client.CreateResponse{}, err
 	}
+	if err := markDraining(filepath.Join(r.dir, req.Name), req.Container); err != nil {
+		return client.CreateResponse{}, err
+	}
 	// The daemon must outlive this request.
 	lazy, err := a.engine.StartLazyPages(context.WithoutCancel(ctx), images, work)
 	if err != nil {
@@ -358,6 +361,9 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 		if lazy := r.lazy[req.Name]; lazy != nil {
 			lazy.Stop()
 			delete(r.lazy, req.Name)
+			if err := os.Remove(filepath.Join(r.dir, req.Name, drainingFile)); err != nil {
+				a.log.Error("note that the container is not being filled in", "container", req.Name, "err", err)
+			}
 		}
 	}
 	a.metrics.restores.WithLabelValues(req.Namespace, string(entry.Result), entry.Reason).Inc()
@@ -391,6 +397,9 @@ func (a *Agent) drain(ctx context.Context, c client.Container, lazy *criu.LazyPa
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.lazy, c.Name)
+	if err := os.Remove(filepath.Join(r.dir, c.Name, drainingFile)); err != nil {
+		log.Error("note that the container is complete", "err", err)
+	}
 	if err != nil {
 		log.Error("page daemon failed; the container is killed because its memory has holes", "err", err)
 		a.killHoled(ctx, r, c, err)

@@ -31,6 +31,17 @@ type summary struct {
 	newest atomic.Pointer[store.Generation]
 }
 
+// knownSummary is what the API has of a pod's checkpoints: an earlier
+// checkpointer on the node may have made some.
+func (a *Agent) knownSummary(ctx context.Context, pod *corev1.Pod) *summary {
+	known := &v1alpha1.Checkpoint{}
+	err := a.cache.Get(ctx, ctrlclient.ObjectKeyFromObject(pod), known)
+	if err != nil || known.Spec.PodUID != pod.UID {
+		return &summary{}
+	}
+	return &summary{status: *known.Status.DeepCopy(), reported: known.Status}
+}
+
 // protected reports a durable generation.
 func (a *Agent) protected(ctx context.Context, state podState, g store.Generation, holders []string, pause time.Duration) {
 	state.summary.newest.Store(&g)

@@ -33,15 +33,15 @@ var (
 // cart tells of its checkpoints, and a watcher of the recovery.
 func checkRecoveryMetrics(t *testing.T, namespace string, record *loss.Record) {
 	for _, component := range []struct {
-		name, port, node string
-		metrics          []string
+		name, port, node, namespace string
+		metrics                     []string
 	}{
-		{deploy.Checkpointer, "7948", record.Target, checkpointMetrics},
-		{deploy.Watcher, "8080", "", recoveryMetrics},
+		{deploy.Checkpointer, "7948", record.Target, namespace, checkpointMetrics},
+		{deploy.Watcher, "8080", "", "", recoveryMetrics}, // they are of the whole cluster
 	} {
 		for _, name := range component.metrics {
 			err := observe.Until(deadline(t), fmt.Sprintf("a %s exposes %s", component.name, name), func(ctx context.Context) (bool, string, error) {
-				return exposes(ctx, component.name, component.port, component.node, name, namespace)
+				return exposes(ctx, component.name, component.port, component.node, name, component.namespace)
 			})
 			if err != nil {
 				t.Error(err)
@@ -51,7 +51,7 @@ func checkRecoveryMetrics(t *testing.T, namespace string, record *loss.Record) {
 }
 
 // exposes says whether a pod of a component, on the node if one is given, exposes a
-// metric with a value above zero for what is in the namespace.
+// metric with a value above zero, for what is in the namespace if one is given.
 func exposes(ctx context.Context, component, port, node, metric, namespace string) (bool, string, error) {
 	var pods corev1.PodList
 	if err := api.List(ctx, &pods, client.InNamespace(v1alpha1.SystemNamespace), client.MatchingLabels{"app.kubernetes.io/name": component}); err != nil {
