@@ -24,6 +24,8 @@ const (
 	// absentTime is how long a checkpointer that does not answer is waited for;
 	// it may just be starting anew.
 	absentTime = 5 * time.Second
+	// askEvery is how long to wait before such a checkpointer is asked again.
+	askEvery = 100 * time.Millisecond
 	// reportTime bounds the report of how a restore ended.
 	reportTime = 5 * time.Second
 )
@@ -89,7 +91,9 @@ func (r *Runtime) create(a arguments, log logger) bool {
 func (r *Runtime) ask(req client.CreateRequest) (*client.CreateResponse, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
-	for giveUp := time.Now().Add(absentTime); ; time.Sleep(100 * time.Millisecond) {
+	absent, cancel := context.WithTimeout(ctx, absentTime)
+	defer cancel()
+	for {
 		resp, err := client.Do(ctx, r.Socket, client.Request{Create: &req})
 		if err == nil && resp.Create == nil {
 			err = errors.New("the checkpointer's answer is empty")
@@ -97,8 +101,12 @@ func (r *Runtime) ask(req client.CreateRequest) (*client.CreateResponse, error) 
 		if err == nil {
 			return resp.Create, nil
 		}
-		if !isAbsent(err) || time.Now().After(giveUp) {
+		if !isAbsent(err) || absent.Err() != nil {
 			return nil, err
+		}
+		select {
+		case <-time.After(askEvery):
+		case <-absent.Done():
 		}
 	}
 }
@@ -228,7 +236,8 @@ func (r *Runtime) registration(id string) (client.Registration, error) {
 	if err != nil {
 		return registration, err
 	}
-	return registration, json.Unmarshal(raw, &registration)
+	err = json.Unmarshal(raw, &registration)
+	return registration, err
 }
 
 // epoch is the node's fence epoch, or 0 where none was written yet.

@@ -33,6 +33,6 @@ func (l logger) write(level, format string, args ...any) {
 	}
 	line, err := json.Marshal(map[string]string{"level": level, "msg": message, "time": now})
 	if err == nil {
-		file.Write(append(line, '\n'))
+		fmt.Fprintf(file, "%s\n", line)
 	}
 }

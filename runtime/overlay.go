@@ -84,7 +84,7 @@ func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-func (o overlay) mount(mountPoint string) error {
+func (o overlay) mount(mountPoint string) (err error) {
 	// With many layers containerd mounts from within its folder of snapshots,
 	// with relative names, because the kernel limits the length of the options.
 	here, err := os.Getwd()
@@ -94,7 +94,7 @@ func (o overlay) mount(mountPoint string) error {
 	if err := os.Chdir(filepath.Join(o.upper, "../..")); err != nil {
 		return err
 	}
-	defer os.Chdir(here)
+	defer func() { err = errors.Join(err, os.Chdir(here)) }()
 	if err := syscall.Mount("overlay", mountPoint, "overlay", o.flags, o.options); err != nil {
 		return fmt.Errorf("mount %s again: %w", mountPoint, err)
 	}
