@@ -13,15 +13,15 @@ import (
 
 const benchBytes = 256 << 20
 
-// stage writes 256 MB of memory that does not compress into a folder on a
-// tmpfs, where checkpoints are staged.
+const (
+	memoryDisk = "/dev/shm" // as where checkpoints are staged
+	realDisk   = "/var/tmp" // as where a store lies
+)
+
+// stage writes 256 MB of memory that does not compress, as a checkpoint is staged.
 func stage(b *testing.B, seed uint64) string {
 	b.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "lifeboat-bench-")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { os.RemoveAll(dir) })
+	dir := folderIn(b, memoryDisk)
 	pagemap, pages := storetest.Images(1, storetest.Memory{Address: 0x7f0000000000, Data: storetest.Pages(seed, benchBytes/storetest.PageSize)})
 	for name, content := range map[string]string{"pagemap-1.img": pagemap, "pages-1.img": pages} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -46,7 +46,7 @@ func BenchmarkSeal(b *testing.B) {
 	key := store.Key{Namespace: "shop", PodUID: "pod"}
 	for _, workers := range []int{1, 2} {
 		b.Run(fmt.Sprintf("unchanged/workers=%d", workers), func(b *testing.B) {
-			staged, s := stage(b, 1), benchStore(b, diskDir(b), workers)
+			staged, s := stage(b, 1), benchStore(b, folderIn(b, realDisk), workers)
 			if _, err := s.Seal(ctx, key, store.Generation{}, staged); err != nil {
 				b.Fatal(err)
 			}
@@ -67,7 +67,7 @@ func BenchmarkSeal(b *testing.B) {
 		})
 		b.Run(fmt.Sprintf("changed/workers=%d", workers), func(b *testing.B) {
 			staged := []string{stage(b, 1), stage(b, 2)}
-			s := benchStore(b, diskDir(b), workers)
+			s := benchStore(b, folderIn(b, realDisk), workers)
 			b.SetBytes(benchBytes)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
@@ -87,16 +87,11 @@ func BenchmarkMaterialize(b *testing.B) {
 	key := store.Key{Namespace: "shop", PodUID: "pod"}
 	for _, workers := range []int{1, 2} {
 		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
-			s := benchStore(b, diskDir(b), workers)
+			s := benchStore(b, folderIn(b, realDisk), workers)
 			if _, err := s.Seal(ctx, key, store.Generation{}, stage(b, 1)); err != nil {
 				b.Fatal(err)
 			}
-			target, err := os.MkdirTemp("/dev/shm", "lifeboat-bench-")
-			if err != nil {
-				b.Fatal(err)
-			}
-			b.Cleanup(func() { os.RemoveAll(target) })
-			dir := filepath.Join(target, "restored")
+			dir := filepath.Join(folderIn(b, memoryDisk), "restored")
 			b.SetBytes(benchBytes)
 			for b.Loop() {
 				if err := s.Materialize(ctx, key, 1, dir); err != nil {
@@ -112,10 +107,10 @@ func BenchmarkMaterialize(b *testing.B) {
 	}
 }
 
-// diskDir is a folder on a real disk, where a store lies.
-func diskDir(b *testing.B) string {
+// folderIn makes a folder on a disk of the wanted kind.
+func folderIn(b *testing.B, disk string) string {
 	b.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "lifeboat-bench-")
+	dir, err := os.MkdirTemp(disk, "lifeboat-bench-") //nolint:usetesting // b.TempDir is on one disk only, maybe a tmpfs
 	if err != nil {
 		b.Fatal(err)
 	}

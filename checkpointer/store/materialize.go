@@ -215,10 +215,11 @@ func sendStretches(ctx context.Context, f *stagedFile, root *os.Root, work chan<
 		select {
 		case work <- st:
 		case <-ctx.Done():
+			err := context.Cause(ctx)
 			for range stretches[i:] {
-				st.target.done()
+				err = errors.Join(err, st.target.done())
 			}
-			return context.Cause(ctx)
+			return err
 		}
 	}
 	return nil

@@ -180,9 +180,7 @@ func smallExample(seed string) Tree {
 // wantRightOrDamaged materializes every generation, and returns how many are damaged.
 func wantRightOrDamaged(t testing.TB, s Store, trees map[int64]Tree) (hurt int) {
 	t.Helper()
-	scratch, err := os.MkdirTemp("", "lifeboat-damage-")
-	check(t, err)
-	defer os.RemoveAll(scratch)
+	scratch := t.TempDir()
 	for number, want := range trees {
 		dir := filepath.Join(scratch, "restored")
 		err := s.Materialize(context.Background(), pod, number, dir)
