@@ -226,10 +226,7 @@ func TestUnpackOfATornArchiveFails(t *testing.T) {
 // TestCaptureAndApplyKeepATree captures arbitrary trees and unpacks them again.
 func TestCaptureAndApplyKeepATree(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		base, err := os.MkdirTemp(t.TempDir(), "tree")
-		if err != nil {
-			rt.Fatal(err)
-		}
+		base := t.TempDir()
 		from, to := filepath.Join(base, "from"), filepath.Join(base, "to")
 		for _, dir := range []string{from, to} {
 			if err := os.Mkdir(dir, 0o755); err != nil {

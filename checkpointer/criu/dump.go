@@ -258,7 +258,7 @@ func firstCause(errs []error) error {
 // are still stopped, it calls written.
 func (d *dumper) dump(ctx context.Context, written func() error) error {
 	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images)}
-	_, err := d.criu.call(ctx, req, func(script string) error {
+	err := d.criu.call(ctx, req, func(script string) error {
 		if script == "post-dump" {
 			return written()
 		}

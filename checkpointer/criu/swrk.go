@@ -56,14 +56,14 @@ func startSwrk(ctx context.Context, path string) (*swrk, error) {
 // ready waits until CRIU answers, so that it is known to be up.
 func (s *swrk) ready(ctx context.Context) error {
 	kind := rpc.CriuReqType_VERSION
-	_, err := s.call(ctx, &rpc.CriuReq{Type: &kind, KeepOpen: proto.Bool(true)}, nil)
-	return err
+	return s.call(ctx, &rpc.CriuReq{Type: &kind, KeepOpen: proto.Bool(true)}, nil)
 }
 
-// call sends a request and returns CRIU's answer. CRIU tells the stages of its
-// work to notify, by the names of its action scripts; an error from notify makes
-// it undo its work. Once ctx has ended CRIU is told so at its next stage.
-func (s *swrk) call(ctx context.Context, req *rpc.CriuReq, notify func(script string) error) (*rpc.CriuResp, error) {
+// call sends a request and waits until CRIU has fulfilled it. CRIU tells the
+// stages of its work to notify, by the names of its action scripts; an error
+// from notify makes it undo its work. Once ctx has ended CRIU is told so at its
+// next stage.
+func (s *swrk) call(ctx context.Context, req *rpc.CriuReq, notify func(script string) error) error {
 	stop := context.AfterFunc(ctx, func() {
 		s.conn.SetReadDeadline(time.Now().Add(abortTime))
 	})
@@ -73,27 +73,27 @@ func (s *swrk) call(ctx context.Context, req *rpc.CriuReq, notify func(script st
 	for {
 		raw, err := proto.Marshal(req)
 		if err != nil {
-			return nil, fmt.Errorf("encode the request to CRIU: %w", err)
+			return fmt.Errorf("encode the request to CRIU: %w", err)
 		}
 		if _, err := s.conn.Write(raw); err != nil {
-			return nil, fmt.Errorf("send the request to CRIU: %w", err)
+			return fmt.Errorf("send the request to CRIU: %w", err)
 		}
 		n, err := s.conn.Read(message)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = errors.Join(ctx.Err(), fmt.Errorf("no answer within %v of that", abortTime), s.cmd.Cancel())
 		}
 		if err != nil {
-			return nil, errors.Join(refused, fmt.Errorf("wait for CRIU's answer: %w", err))
+			return errors.Join(refused, fmt.Errorf("wait for CRIU's answer: %w", err))
 		}
 		resp := new(rpc.CriuResp)
 		if err := proto.Unmarshal(message[:n], resp); err != nil {
-			return nil, fmt.Errorf("decode CRIU's answer: %w", err)
+			return fmt.Errorf("decode CRIU's answer: %w", err)
 		}
 		if resp.GetType() != rpc.CriuReqType_NOTIFY || notify == nil {
 			if refused == nil && !resp.GetSuccess() {
 				refused = &criuError{errno: int(resp.GetCrErrno()), message: resp.GetCrErrmsg()}
 			}
-			return resp, refused
+			return refused
 		}
 		if refused == nil {
 			refused = ctx.Err()

@@ -166,7 +166,7 @@ func (c *Client) put(ctx context.Context, peer peerv1.PeerClient, key store.Key,
 	watched, dog, stop := watch(ctx, c.putStall)
 	defer stop()
 	defer func() {
-		if err != nil && context.Cause(watched) == errStalled {
+		if err != nil && errors.Is(context.Cause(watched), errStalled) {
 			err = errStalled
 		}
 	}()
@@ -246,7 +246,7 @@ func (c *Client) get(ctx context.Context, peer peerv1.PeerClient, key store.Key,
 			return fmt.Errorf("the stream ended %d bytes before its file", r.left)
 		case errors.Is(err, io.EOF):
 			return c.store.Complete(ctx, key, number)
-		case err != nil && context.Cause(watched) == errStalled:
+		case err != nil && errors.Is(context.Cause(watched), errStalled):
 			return errStalled
 		case err != nil:
 			return fromStatus(err)
