@@ -59,7 +59,8 @@ type machineState struct {
 
 func (p paths) loadCluster() (clusterState, error) {
 	var s clusterState
-	return s, read(p.state(), &s)
+	err := read(p.state(), &s)
+	return s, err
 }
 
 func (p paths) loadMachine(name string) (machineState, error) {

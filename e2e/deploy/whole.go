@@ -111,7 +111,11 @@ func probe(ctx context.Context, c *cluster.Cluster, pod *corev1.Pod) error {
 		}
 		get := container.ReadinessProbe.HTTPGet
 		url := fmt.Sprintf("http://%s%s", net.JoinHostPort(pod.Status.PodIP, get.Port.String()), get.Path)
-		resp, err := HTTP(c).Get(url)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+		if err != nil {
+			return err
+		}
+		resp, err := HTTP(c).Do(request)
 		if err != nil {
 			return err
 		}

@@ -69,7 +69,7 @@ func run(ctx context.Context, config cluster.Config, losses int, generations int
 	}
 	var records []*loss.Record
 	for n := range losses {
-		record, err := lose(ctx, shop, api, generations, config.Progress)
+		record, err := lose(ctx, shop, api, generations)
 		if err != nil {
 			return fmt.Errorf("loss %d of %d: %w", n+1, losses, err)
 		}
@@ -88,7 +88,7 @@ func run(ctx context.Context, config cluster.Config, losses int, generations int
 }
 
 // lose makes the cluster whole, sends a shopper, and takes the cart's node.
-func lose(ctx context.Context, shop *loss.Shop, api client.Client, generations int64, progress func(string)) (*loss.Record, error) {
+func lose(ctx context.Context, shop *loss.Shop, api client.Client, generations int64) (*loss.Record, error) {
 	step, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	if err := deploy.Whole(step, shop.Cluster, api, func(string) {}); err != nil {

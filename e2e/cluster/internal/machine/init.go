@@ -34,7 +34,7 @@ func runInit(file string) error {
 		return fmt.Errorf("set up machine %s: %w", s.Name, err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	log.Info("machine is up", "node", s.Name, "bootID", s.BootID)
+	log.Info("machine is up", "node", s.Name, "boot", s.BootID)
 
 	children := newChildren()
 	go children.reap()
