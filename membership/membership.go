@@ -61,7 +61,7 @@ type Member struct {
 	// truth. A watcher pings each checkpointer every PingInterval, so there it
 	// is earlier than the truth by at most PingInterval and one ping's way; a
 	// checkpointer learns from memberlist's probes alone, and is off by up to
-	// 300 ms times the number of members. Until the first answer it is when
+	// 400 ms times the number of members. Until the first answer it is when
 	// this process first heard of the member, which can be later than the truth
 	// by the time in which members notice a death, about 1.5 s.
 	LastAlive time.Time
@@ -88,12 +88,12 @@ type Config struct {
 }
 
 // The times below are chosen for 3 to 100 nodes: a power cut shows as Suspect
-// at the watchers after 0.45 to 0.75 s and as Dead after about 1.5 s.
+// at the watchers after 0.4 to 0.7 s and as Dead after about 1.5 s.
 const (
 	// PingInterval is how often a watcher pings each checkpointer.
 	PingInterval = 250 * time.Millisecond
 	// pingTimeout is how long one answer may take.
-	pingTimeout = 200 * time.Millisecond
+	pingTimeout = 150 * time.Millisecond
 	// missesToSuspect is how many pings in a row must go unanswered, here and
 	// at those who were asked to try. A member that has reason to doubt itself
 	// waits for more, see patience.
@@ -104,7 +104,10 @@ const (
 	// helpers is how many others are asked to try a member that did not answer.
 	helpers = 3
 
-	probeInterval = 300 * time.Millisecond
+	// probeInterval has room for two times pingTimeout: memberlist first pings by
+	// itself, then through others, and doubts itself when those do not report in
+	// time that they had no answer either.
+	probeInterval = 400 * time.Millisecond
 	joinInterval  = time.Second
 	// forgetAfter is how long a dead or departed member is still listed.
 	forgetAfter = time.Hour
@@ -164,8 +167,8 @@ func New(config Config) (*Membership, error) {
 	c.SecretKey = config.Key
 	c.ProbeInterval = probeInterval
 	c.ProbeTimeout = pingTimeout
-	c.SuspicionMult = 3
-	c.SuspicionMaxTimeoutMult = 2
+	// A suspect has two probe intervals to speak up before it is dead.
+	c.SuspicionMult = 2
 	c.GossipInterval = 100 * time.Millisecond
 	c.PushPullInterval = 5 * time.Second
 	c.TCPTimeout = 2 * time.Second

@@ -37,15 +37,22 @@ func (c *cable) plug(t memberlist.NodeAwareTransport) memberlist.NodeAwareTransp
 		for {
 			select {
 			case p := <-t.PacketCh():
-				if !c.silent("") {
-					c.packets <- p
+				if c.silent("") {
+					continue
+				}
+				select {
+				case c.packets <- p:
+				case <-c.done:
 				}
 			case s := <-t.StreamCh():
 				if c.silent("") {
 					s.Close()
 					continue
 				}
-				c.streams <- s
+				select {
+				case c.streams <- s:
+				case <-c.done:
+				}
 			case <-c.done:
 				return
 			}
@@ -105,7 +112,8 @@ func (c *cable) DialAddressTimeout(address memberlist.Address, timeout time.Dura
 }
 
 func (c *cable) Shutdown() error {
-	close(c.done)
+	// The listeners end only when what they have received is taken.
+	defer close(c.done)
 	return c.NodeAwareTransport.Shutdown()
 }
 

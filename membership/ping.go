@@ -64,8 +64,9 @@ func (m *Membership) ping(target Member) {
 		// This process was stopped meanwhile: its own ears are not to be trusted.
 		return
 	}
-	m.askOthers(target)
+	// The others' good news must find this miss counted, to take it back.
 	m.missed(target.Name, m.patience())
+	m.askOthers(target)
 }
 
 // patience is how many misses in a row make a suspect. It grows with

@@ -23,6 +23,7 @@ const (
 	lostShare = 0.4
 	// coolDown is how long after a refuted declaration the same node is not
 	// declared again. It doubles with each refutation in a row, up to maxCoolDown.
+	// A node that has come back from Fenced has as long to become a member again.
 	coolDown    = 5 * time.Second
 	maxCoolDown = time.Minute
 	// steadyAfter is how long a node must have been alive without a break for
@@ -185,6 +186,9 @@ func (m *Machine) take(now time.Time, name string, fence Fence) (actions []Actio
 		// A record that went from Lost to Lost was refuted and declared again
 		// in between: the node may have read Running, so the wait starts anew.
 		n.lostSince = now
+	}
+	if before.State == v1alpha1.FenceFenced && fence.State == v1alpha1.FenceRunning {
+		n.coolUntil = now.Add(coolDown)
 	}
 	if before.State == v1alpha1.FenceLost && fence.State == v1alpha1.FenceRunning {
 		n.coolUntil = now.Add(min(coolDown<<n.refutations, maxCoolDown))

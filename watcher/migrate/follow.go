@@ -76,8 +76,8 @@ func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time,
 	if err != nil {
 		return time.Time{}, err
 	}
-	if manifest := m.Annotations[annotationManifest]; manifest != "" {
-		return time.Time{}, d.recreate(ctx, m, pod, manifest)
+	if _, created := phaseAt(m, v1alpha1.PhaseCreated); pod == nil && !created && m.Annotations[annotationManifest] != "" {
+		return time.Time{}, d.recreate(ctx, m)
 	}
 	now := time.Now()
 	d.follow(m, pod, now)
@@ -102,14 +102,11 @@ func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration) error {
 	if !ok || detected.After(fenced) {
 		detected = fenced
 	}
-	m.Status.Checkpoint = d.Holders.Kept(m.Spec.Pod.UID)
-	if m.Status.Checkpoint == nil {
-		fences, err := d.fences(ctx)
-		if err != nil {
-			return err
-		}
-		m.Status.Checkpoint = d.Holders.Newest(ctx, m.Namespace, m.Spec.Pod.UID, fences)
+	fences, err := d.fences(ctx)
+	if err != nil {
+		return err
 	}
+	m.Status.Checkpoint = d.Holders.Newest(ctx, m.Namespace, m.Spec.Pod.UID, fences)
 	stamp(m, v1alpha1.PhaseDetected, detected)
 	stamp(m, v1alpha1.PhaseFenced, fenced)
 	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
@@ -183,30 +180,36 @@ func (d *Driver) markLost(ctx context.Context, m *v1alpha1.Migration, pod *corev
 	return nil
 }
 
-// recreate creates a bare pod's successor and, once it exists, drops what it was
-// created from.
-func (d *Driver) recreate(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, manifest string) error {
-	if pod == nil {
-		next := &corev1.Pod{}
-		if err := json.Unmarshal([]byte(manifest), next); err != nil {
-			return fmt.Errorf("read annotation %s of migration %s/%s: %w", annotationManifest, m.Namespace, m.Name, err)
-		}
-		if err := d.Client.Create(ctx, next, fieldOwner); err != nil && !apierrors.IsAlreadyExists(err) {
-			d.Events.Eventf(m, nil, corev1.EventTypeWarning, "SuccessorNotCreated", "Create", "The pod's successor cannot be created: %s", err)
-			if v := overdue(deletedAt(m).Add(readyDeadline), time.Now(), "the successor could not be created: "+err.Error()); v.Result != "" {
-				conclude(m, v)
-				return nil
-			}
-			return fmt.Errorf("create the successor of pod %s/%s: %w", m.Namespace, m.Spec.Pod.Name, err)
-		}
+// recreate creates a bare pod's successor.
+func (d *Driver) recreate(ctx context.Context, m *v1alpha1.Migration) error {
+	next := &corev1.Pod{}
+	if err := json.Unmarshal([]byte(m.Annotations[annotationManifest]), next); err != nil {
+		return fmt.Errorf("read annotation %s of migration %s/%s: %w", annotationManifest, m.Namespace, m.Name, err)
 	}
-	// The change of the annotation brings the Migration here again.
+	err := d.Client.Create(ctx, next, fieldOwner)
+	if err == nil || apierrors.IsAlreadyExists(err) {
+		stamp(m, v1alpha1.PhaseCreated, time.Now())
+		return nil
+	}
+	d.Events.Eventf(m, nil, corev1.EventTypeWarning, "SuccessorNotCreated", "Create", "The pod's successor cannot be created: %s", err)
+	if v := overdue(deletedAt(m).Add(readyDeadline), time.Now(), "the successor could not be created: "+err.Error()); v.Result != "" {
+		conclude(m, v)
+		return nil
+	}
+	return fmt.Errorf("create the successor of pod %s/%s: %w", m.Namespace, m.Spec.Pod.Name, err)
+}
+
+// forgetManifest drops what a bare pod's successor was created from: it may hold
+// what not everybody who reads Migrations should read.
+func (d *Driver) forgetManifest(ctx context.Context, m *v1alpha1.Migration) {
+	if m.Annotations[annotationManifest] == "" {
+		return
+	}
 	without := m.DeepCopy()
 	delete(without.Annotations, annotationManifest)
 	if err := d.Client.Patch(ctx, without, client.MergeFrom(m), fieldOwner); err != nil {
-		return fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+		d.Log.Warn("the pod's manifest stays in its migration", "pod", m.Namespace+"/"+m.Spec.Pod.Name, "error", err)
 	}
-	return nil
 }
 
 // successor is the pod that claimed the Migration or, while it is not claimed, the
@@ -265,6 +268,7 @@ func (d *Driver) follow(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) {
 // closed tells everybody what became of a Migration.
 func (d *Driver) closed(ctx context.Context, m *v1alpha1.Migration) {
 	d.Metrics.Recovery(m)
+	d.forgetManifest(ctx, m)
 	s := m.Status
 	log := d.Log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
 		"result", s.Result, "rto", s.RTO, "rpo", s.RPO)

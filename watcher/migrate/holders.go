@@ -25,8 +25,9 @@ const (
 	// questionsAtOnce bounds the questions in flight: a lost node may have had
 	// many pods, and every other node is asked about each.
 	questionsAtOnce = 64
-	// answersKept is how long an answer that was got during the wait is used.
-	answersKept = 30 * time.Second
+	// answersKept is how long an answer that was got during the wait is used. The
+	// pod's node is fenced by then, so nothing newer appears.
+	answersKept = 10 * time.Second
 )
 
 // Holders asks checkpointers which generations they hold. Its methods may be
@@ -63,10 +64,39 @@ func (h *Holders) Close() {
 	clear(h.peers)
 }
 
-// Newest asks every node of the fences that may run pods for a pod's generations,
-// all at once, and returns the newest one with the nodes that hold it, or nil when
-// none was reported. A node that does not answer in time is passed over.
+// Newest returns the newest generation of a pod and the nodes that hold it, or nil
+// when none was reported. It asks every node of the fences that may run pods, all
+// at once, unless Keep has just done so. A node that does not answer in time is
+// passed over.
 func (h *Holders) Newest(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) *v1alpha1.HeldCheckpoint {
+	h.mu.Lock()
+	answer, ok := h.answers[pod]
+	h.mu.Unlock()
+	if ok && time.Since(answer.at) <= answersKept {
+		return answer.checkpoint.DeepCopy()
+	}
+	newest, _ := h.askAll(ctx, namespace, pod, fences)
+	return newest
+}
+
+// Keep asks as Newest does, and keeps the answer for it. An answer that there is
+// nothing is kept only when every node gave it.
+func (h *Holders) Keep(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) {
+	newest, all := h.askAll(ctx, namespace, pod, fences)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for uid, old := range h.answers {
+		if time.Since(old.at) > answersKept {
+			delete(h.answers, uid)
+		}
+	}
+	if newest != nil || all {
+		h.answers[pod] = kept{newest, time.Now()}
+	}
+}
+
+// askAll asks every node, and says whether all of them answered.
+func (h *Holders) askAll(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) (newest *v1alpha1.HeldCheckpoint, all bool) {
 	type held struct {
 		node        string
 		generations []*peerv1.Generation
@@ -75,12 +105,14 @@ func (h *Holders) Newest(ctx context.Context, namespace string, pod types.UID, f
 		wg      sync.WaitGroup
 		mu      sync.Mutex
 		reports []held
+		asked   int
 	)
 	for _, fence := range fences {
 		address := fence.Status.Facts.PeerAddress
 		if fence.Spec.State != v1alpha1.FenceRunning || address == "" {
 			continue
 		}
+		asked++
 		wg.Go(func() {
 			h.slot <- struct{}{}
 			defer func() { <-h.slot }()
@@ -96,7 +128,6 @@ func (h *Holders) Newest(ctx context.Context, namespace string, pod types.UID, f
 	}
 	wg.Wait()
 
-	var newest *v1alpha1.HeldCheckpoint
 	for _, report := range reports {
 		for _, g := range report.generations {
 			switch {
@@ -111,34 +142,7 @@ func (h *Holders) Newest(ctx context.Context, namespace string, pod types.UID, f
 	if newest != nil {
 		slices.Sort(newest.Holders)
 	}
-	return newest
-}
-
-// Keep asks as Newest does, and keeps the answer for Kept.
-func (h *Holders) Keep(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) {
-	newest := h.Newest(ctx, namespace, pod, fences)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for uid, old := range h.answers {
-		if time.Since(old.at) > answersKept {
-			delete(h.answers, uid)
-		}
-	}
-	if newest != nil {
-		h.answers[pod] = kept{newest, time.Now()}
-	}
-}
-
-// Kept returns an answer that was got a short while ago, or nil. It does so once.
-func (h *Holders) Kept(pod types.UID) *v1alpha1.HeldCheckpoint {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	answer, ok := h.answers[pod]
-	delete(h.answers, pod)
-	if !ok || time.Since(answer.at) > answersKept {
-		return nil
-	}
-	return answer.checkpoint
+	return newest, len(reports) == asked
 }
 
 func (h *Holders) ask(ctx context.Context, address, namespace string, pod types.UID) ([]*peerv1.Generation, error) {

@@ -25,7 +25,11 @@ const askBeforeFenced = time.Second
 // prepare asks the holders about the pods of a node that was just declared lost,
 // shortly before its wait is over.
 func (d *Driver) prepare(ctx context.Context, fence *v1alpha1.Fence) {
-	time.Sleep(max(0, d.Terms.Wait()-askBeforeFenced))
+	select {
+	case <-time.After(d.Terms.Wait() - askBeforeFenced):
+	case <-ctx.Done():
+		return
+	}
 	pods, err := d.protectedPods(ctx, fence.Name)
 	if err != nil {
 		d.Log.Warn("holders not asked before the node is fenced", "node", fence.Name, "error", err)
