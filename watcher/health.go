@@ -2,6 +2,7 @@ package watcher
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -16,7 +17,7 @@ type health struct {
 }
 
 // alive answers as long as the process serves at all.
-func (h *health) alive(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) }
+func (h *health) alive(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }
 
 // ready answers when the watcher knows the cluster and admits pods.
 func (h *health) ready(w http.ResponseWriter, r *http.Request) {
@@ -30,5 +31,5 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the webhook does not answer: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	w.Write([]byte("ok\n"))
+	_, _ = io.WriteString(w, "ok\n")
 }

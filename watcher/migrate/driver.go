@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -55,6 +56,13 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 	})
 	if err != nil {
 		return fmt.Errorf("index pods by node: %w", err)
+	}
+	// Every kind is watched from the start, whether this watcher leads or not: to
+	// read a kind for the first time takes a second that no recovery has.
+	for _, kind := range []client.Object{&corev1.Pod{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}} {
+		if _, err := mgr.GetCache().GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
 	}
 	known := newNodes(d.Members)
 	if err := known.watch(ctx, mgr.GetCache()); err != nil {

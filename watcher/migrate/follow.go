@@ -91,7 +91,7 @@ func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time,
 // begin notes how the loss was noticed, and what there is to restore.
 func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration) error {
 	fence := &v1alpha1.Fence{}
-	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); err != nil {
+	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
 	}
 	fenced := m.CreationTimestamp.Time
@@ -134,7 +134,7 @@ func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 		return time.Time{}, nil
 	}
 	fence := &v1alpha1.Fence{}
-	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); err != nil {
+	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); client.IgnoreNotFound(err) != nil {
 		return time.Time{}, fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
 	}
 	if fence.Spec.State != v1alpha1.FenceFenced {

@@ -47,7 +47,7 @@ func (n *nodes) watch(ctx context.Context, informers ctrlcache.Informers) error 
 		&coordinationv1.Lease{}: on(n.lease),
 		&v1alpha1.Fence{}:       on(n.fence),
 	} {
-		informer, err := informers.GetInformer(ctx, kind)
+		informer, err := informers.GetInformer(ctx, kind, ctrlcache.BlockUntilSynced(false))
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}

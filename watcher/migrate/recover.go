@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,17 +65,18 @@ func (d *Driver) recoverNode(ctx context.Context, fence *v1alpha1.Fence) error {
 	if err != nil {
 		return err
 	}
-	var group errgroup.Group
-	group.SetLimit(podsAtOnce)
+	var group sync.WaitGroup
 	errs := make([]error, len(pods))
+	slots := make(chan struct{}, podsAtOnce)
 	for i := range pods {
-		group.Go(func() error {
+		slots <- struct{}{}
+		group.Go(func() {
 			errs[i] = d.recoverPod(ctx, &pods[i], fence)
-			return nil
+			<-slots
 		})
 	}
 	group.Wait()
-	return errors.Join(errs...)
+	return errors.Join(errs...) // one pod's trouble is not the others'
 }
 
 // protectedPods are the protected pods of a node that can be had elsewhere.
@@ -116,7 +117,7 @@ func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha
 		return err
 	}
 	for _, m := range known.Items {
-		if lostPod(&m) == pod.UID {
+		if covers(&m, pod) {
 			return nil
 		}
 	}
@@ -140,12 +141,20 @@ func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha
 		if err := d.Reader.Get(ctx, client.ObjectKeyFromObject(m), taken); err != nil {
 			return fmt.Errorf("read migration %s/%s: %w", m.Namespace, m.Name, err)
 		}
-		if lostPod(taken) == pod.UID {
+		if covers(taken, pod) {
 			return nil
 		}
 		m.Spec.Epoch++
 		m.Name = migrationName(pod.Name, m.Spec.Epoch)
 	}
+}
+
+// covers says whether a Migration already sees to the recovery of a lost pod. One
+// that was closed because the node came back first does not: the pod went on
+// there, and is lost anew.
+func covers(m *v1alpha1.Migration, pod *corev1.Pod) bool {
+	_, deleted := phaseAt(m, v1alpha1.PhaseDeleted)
+	return lostPod(m) == pod.UID && (m.Open() || deleted)
 }
 
 func migrationOf(pod *corev1.Pod, fence *v1alpha1.Fence, epoch int64) (*v1alpha1.Migration, error) {

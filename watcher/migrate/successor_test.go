@@ -173,6 +173,32 @@ func TestMovable(t *testing.T) {
 	}
 }
 
+func TestCovers(t *testing.T) {
+	lost := pod("cart-0", "old", "StatefulSet", "set", -100)
+	open := migration("m1", lost, 3)
+	returned := open
+	conclude(&returned, Verdict{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonNotAsked})
+	done := returned
+	stamp(&done, v1alpha1.PhaseDeleted, at(3))
+	other := pod("cart-0", "new", "StatefulSet", "set", 3)
+	for name, tc := range map[string]struct {
+		m    v1alpha1.Migration
+		pod  corev1.Pod
+		want bool
+	}{
+		"open":                              {open, lost, true},
+		"closed after the pod was deleted":  {done, lost, true},
+		"closed because the node came back": {returned, lost, false},
+		"of another pod of the same name":   {open, other, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := covers(&tc.m, &tc.pod); got != tc.want {
+				t.Errorf("covers = %v", got)
+			}
+		})
+	}
+}
+
 func TestMigrationName(t *testing.T) {
 	long := strings.Repeat("a", 250) + ".-b"
 	for _, tc := range []struct {
