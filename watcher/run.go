@@ -140,7 +140,7 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	mgr.GetWebhookServer().Register(admission.Path, admission.OneReviewPerConnection(&webhook.Admission{Handler: admission.Handler{}}))
 	everywhere := []manager.Runnable{
 		&admission.Bundle{Clientset: clientset, CA: authority.CABundle(), Log: log},
-		onEveryReplica(func(ctx context.Context) error {
+		migrate.OnEveryReplica(func(ctx context.Context) error {
 			return members.Run(ctx, seeds(mgr.GetClient(), config, log))
 		}),
 	}
@@ -187,7 +187,7 @@ func newManager(config Config, api *rest.Config, authority *identity.Authority) 
 		}},
 		HealthProbeBindAddress:        "0", // served beside the metrics
 		LeaderElection:                true,
-		LeaderElectionID:              "lifeboat-watcher",
+		LeaderElectionID:              migrate.LeaseName,
 		LeaderElectionNamespace:       config.Namespace,
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 ptr.To(leaseDuration),
@@ -239,10 +239,3 @@ func seeds(reader client.Reader, config Config, log *slog.Logger) func(context.C
 		return seeds
 	}
 }
-
-// onEveryReplica is a part that runs whether this replica leads or not.
-type onEveryReplica func(context.Context) error
-
-func (f onEveryReplica) Start(ctx context.Context) error { return f(ctx) }
-
-func (onEveryReplica) NeedLeaderElection() bool { return false }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +37,9 @@ func (s *Shop) Lose(ctx context.Context, follow func(since time.Duration, m Mome
 	if err != nil {
 		return nil, err
 	}
+	if err := anyMoment(ctx, pod); err != nil {
+		return nil, err
+	}
 	r := &Record{Source: pod.Spec.NodeName, seeded: s.seeded}
 	if err := s.Client.Get(ctx, client.ObjectKeyFromObject(pod), &r.Checkpoint); err != nil {
 		return r, fmt.Errorf("read the Checkpoint of pod %s: %w", pod.Name, err)
@@ -59,6 +63,21 @@ func (s *Shop) Lose(ctx context.Context, follow func(since time.Duration, m Mome
 		return r, err
 	}
 	return r, s.conclude(ctx, r, shopper)
+}
+
+// anyMoment waits for a part of the pod's interval that chance decides: a loss
+// that always came just after a checkpoint would make the RPO look better than it is.
+func anyMoment(ctx context.Context, pod *corev1.Pod) error {
+	protection, err := v1alpha1.ParseAnnotations(pod.Annotations)
+	if err != nil {
+		return fmt.Errorf("read the annotations of pod %s: %w", pod.Name, err)
+	}
+	select {
+	case <-time.After(rand.N(protection.Interval)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // leaderOn says whether the leading watcher runs on the node.

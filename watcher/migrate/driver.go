@@ -47,9 +47,10 @@ type Driver struct {
 	Log       *slog.Logger
 }
 
-// SetupWithManager adds the driver to a manager. It acts only while the manager
-// leads, but watches the nodes from the start, so that it knows when each was
-// last alive when it comes to lead.
+// SetupWithManager adds the driver to a manager. Every watcher declares and
+// fences nodes: both are compare-and-swaps of one record, so it does not matter
+// who writes first, and the loss of the leader's own node takes no longer to
+// notice than another's. Only the one that leads moves pods and reports.
 func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) error {
 	err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Pod{}, nodeIndex, func(object client.Object) []string {
 		return []string{object.(*corev1.Pod).Spec.NodeName}
@@ -68,7 +69,7 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 	if err := known.watch(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
-	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return d.decide(ctx, known) })); err != nil {
+	if err := mgr.Add(OnEveryReplica(func(ctx context.Context) error { return d.decide(ctx, known, mgr.Elected()) })); err != nil {
 		return fmt.Errorf("add the decider: %w", err)
 	}
 	err = builder.ControllerManagedBy(mgr).Named("fence").For(&v1alpha1.Fence{}).
@@ -93,8 +94,17 @@ func retries() workqueue.TypedRateLimiter[reconcile.Request] {
 	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](20*time.Millisecond, 5*time.Second)
 }
 
+// OnEveryReplica is a part of the manager that runs whether this watcher leads or not.
+type OnEveryReplica func(ctx context.Context) error
+
+// Start implements manager.Runnable.
+func (f OnEveryReplica) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (OnEveryReplica) NeedLeaderElection() bool { return false }
+
 // decide runs the decisions until ctx ends.
-func (d *Driver) decide(ctx context.Context, nodes *nodes) error {
+func (d *Driver) decide(ctx context.Context, nodes *nodes, elected <-chan struct{}) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() { nodes.listen(ctx) })
@@ -107,7 +117,13 @@ func (d *Driver) decide(ctx context.Context, nodes *nodes) error {
 			d.Metrics.Nodes(count(known))
 			return known
 		},
-		tell: func(action decide.Action) { running.Go(func() { d.tell(ctx, action) }) },
+		tell: func(action decide.Action) {
+			select {
+			case <-elected:
+				running.Go(func() { d.tell(ctx, action) })
+			default: // the leader tells; the controller of fences recovers what was fenced before this one leads
+			}
+		},
 	}
 	l.run(ctx)
 	return nil
