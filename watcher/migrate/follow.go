@@ -249,12 +249,10 @@ func (d *Driver) follow(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) {
 		return
 	}
 	claim, restore := m.Status.Claim, m.Status.Restore
-	created := now
-	if claim != nil && claim.At.Time.Before(created) {
-		created = claim.At.Time // it was there before it claimed
-	}
-	stamp(m, v1alpha1.PhaseCreated, created)
+	stamp(m, v1alpha1.PhaseCreated, now)
 	if claim != nil {
+		// It was there before it claimed, even when it was noticed only then.
+		noLater(m, v1alpha1.PhaseCreated, claim.At.Time)
 		stamp(m, v1alpha1.PhaseScheduled, claim.At.Time)
 		if restore != nil && restore.PodUID == claim.PodUID {
 			stamp(m, v1alpha1.PhaseRestoring, restore.StartedAt.Time)

@@ -27,6 +27,16 @@ func stamp(m *v1alpha1.Migration, phase v1alpha1.Phase, at time.Time) {
 	}
 }
 
+// noLater corrects the moment of a step that was noted already, when it turns
+// out that the step had been completed by then.
+func noLater(m *v1alpha1.Migration, phase v1alpha1.Phase, then time.Time) {
+	for i := range m.Status.Phases {
+		if p := &m.Status.Phases[i]; p.Phase == phase && then.Before(p.At.Time) {
+			p.At = metav1.NewMicroTime(then)
+		}
+	}
+}
+
 func phaseAt(m *v1alpha1.Migration, phase v1alpha1.Phase) (time.Time, bool) {
 	for _, p := range m.Status.Phases {
 		if p.Phase == phase {
