@@ -30,22 +30,23 @@ const (
 	reportTime = 5 * time.Second
 )
 
-// create restores the container where the checkpointer says so, and returns
-// true when it has. Otherwise runc is to create it.
-func (r *Runtime) create(a arguments, log logger) bool {
+// create restores the container where the checkpointer says so, and refuses it
+// where the pod is no longer this node's. It returns whether that was all, and
+// the exit status; otherwise runc is to create the container.
+func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 	started := time.Now()
 	b, err := readBundle(a.bundle)
 	if err != nil {
 		log.warn("read the bundle of container %s: %v; it starts unprotected", a.id, err)
-		return false
+		return false, 0
 	}
 	if b == nil {
-		return false
+		return false, 0
 	}
 	container, err := b.container(a.id)
 	if err != nil {
 		log.warn("container %s: %v; it starts unprotected", a.id, err)
-		return false
+		return false, 0
 	}
 	registration := client.Registration{Container: container, CgroupsPath: b.config.Linux.CgroupsPath, Epoch: r.epoch(log)}
 	if err := r.register(registration); err != nil {
@@ -61,12 +62,19 @@ func (r *Runtime) create(a arguments, log logger) bool {
 	switch {
 	case err != nil:
 		log.warn("container %s: %v; it starts anew", a.id, err)
-		return false
+		return false, 0
+	case answer.Refuse != "":
+		log.warn("container %s is not created: %s", a.id, answer.Refuse)
+		fmt.Fprintf(os.Stderr, "lifeboat-runtime: container %s is not created: %s\n", a.id, answer.Refuse)
+		if err := os.Remove(r.registrationPath(a.id)); err != nil {
+			log.warn("container %s: %v", a.id, err)
+		}
+		return true, 1
 	case !answer.Restore:
 		if answer.Reason != "" {
 			log.warn("container %s starts anew: %s", a.id, answer.Reason)
 		}
-		return false
+		return false, 0
 	}
 	err = r.restore(a, b, answer)
 	report := client.ReportRequest{Container: container, Restored: err == nil, Seconds: time.Since(started).Seconds()}
@@ -84,7 +92,7 @@ func (r *Runtime) create(a arguments, log logger) bool {
 		}
 	}
 	r.report(report, log)
-	return report.Restored
+	return report.Restored, 0
 }
 
 // ask asks the checkpointer how to create a container.

@@ -85,7 +85,7 @@ func (r *Runtime) handle(a arguments, log logger) (done bool, code int) {
 	}()
 	switch a.command {
 	case "create":
-		return r.create(a, log), 0
+		return r.create(a, log)
 	case "start":
 		return r.start(a, log), 0
 	case "delete":

@@ -3,6 +3,11 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
@@ -24,6 +29,43 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (*v1alpha1.Migr
 		return nil, fmt.Errorf("list migrations: %w", err)
 	}
 	return findClaim(list.Items, c.PodUID, a.cfg.NodeName), nil
+}
+
+// disownTimeout bounds the question whether a pod is still this node's.
+const disownTimeout = 2 * time.Second
+
+// disowned says why a container's pod is not this node's any more, or "". A node
+// that comes back from a partition can learn late that its pods were moved: its
+// kubelet would start the containers again that the fencer has just killed, and
+// they would run twice. When the API does not answer the container may start: the
+// node's permission covers it, and where that has run out the fencer freezes it.
+func (a *Agent) disowned(ctx context.Context, c client.Container) string {
+	ctx, cancel := context.WithTimeout(ctx, disownTimeout)
+	defer cancel()
+	pod := &corev1.Pod{}
+	err := a.api.Get(ctx, ctrlclient.ObjectKey{Namespace: c.Namespace, Name: c.PodName}, pod)
+	if err != nil && !apierrors.IsNotFound(err) {
+		a.log.Warn("look up the pod of a container", "pod", c.Namespace+"/"+c.PodName, "err", err)
+		return ""
+	}
+	return disowns(pod, err == nil, c.PodUID, a.cfg.NodeName)
+}
+
+// disowns says why the pod that the API has, if it exists, shows that a pod of
+// the same name with the given UID may not run on a node any more, or "". The
+// API's copy of a static pod has a UID of its own.
+func disowns(pod *corev1.Pod, exists bool, uid, node string) string {
+	switch {
+	case !exists:
+		return "its pod was deleted"
+	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
+		return ""
+	case string(pod.UID) != uid:
+		return fmt.Sprintf("its pod was replaced by another of the same name, on node %s", pod.Spec.NodeName)
+	case pod.Spec.NodeName != node:
+		return "its pod belongs to node " + pod.Spec.NodeName
+	}
+	return ""
 }
 
 // findClaim returns the open Migration that a pod has claimed for a node, or nil.

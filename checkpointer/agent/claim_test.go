@@ -3,6 +3,8 @@ package agent
 import (
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -57,6 +59,29 @@ func TestAContainerIsRestoredOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := consumed(&tc.migration, "main"); got != tc.want {
 				t.Errorf("consumed is %t", got)
+			}
+		})
+	}
+}
+
+func TestDisowns(t *testing.T) {
+	pod := func(uid types.UID, node string, annotations map[string]string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Annotations: annotations}, Spec: corev1.PodSpec{NodeName: node}}
+	}
+	for name, tc := range map[string]struct {
+		pod    *corev1.Pod
+		exists bool
+		want   bool
+	}{
+		"the node's own":        {pod("uid", "here", nil), true, false},
+		"deleted":               {pod("", "", nil), false, true},
+		"replaced elsewhere":    {pod("other", "there", nil), true, true},
+		"replaced on the node":  {pod("other", "here", nil), true, true},
+		"a static pod's mirror": {pod("other", "here", map[string]string{corev1.MirrorPodAnnotationKey: "x"}), true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if why := disowns(tc.pod, tc.exists, "uid", "here"); (why != "") != tc.want {
+				t.Errorf("disowns says %q", why)
 			}
 		})
 	}

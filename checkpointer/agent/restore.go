@@ -72,6 +72,10 @@ func (a *Agent) draining(podUID string) bool {
 // too: the container starts anew, with the reason.
 func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.CreateResponse {
 	log := a.log.With("pod", req.Namespace+"/"+req.PodName, "container", req.Name)
+	if why := a.disowned(ctx, req.Container); why != "" {
+		log.Warn("container is refused", "reason", why)
+		return client.CreateResponse{Refuse: why}
+	}
 	m, err := a.claimed(ctx, req.Container)
 	if err != nil {
 		log.Error("look for the pod's migration", "err", err)

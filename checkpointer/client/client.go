@@ -69,6 +69,9 @@ type CreateRequest struct {
 
 // CreateResponse says how.
 type CreateResponse struct {
+	// Refuse says why the container must not be created at all: its pod does not
+	// belong to this node any more, and may run elsewhere. Empty otherwise.
+	Refuse string `json:"refuse,omitempty"`
 	// Restore is whether to restore; else the container starts anew. When it is
 	// set, file changes have already been applied to the bundle's rootfs.
 	Restore bool `json:"restore"`
