@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 )
@@ -64,7 +65,7 @@ func (c *containers) target(ctx context.Context, host criu.Host, pod *corev1.Pod
 	for _, found := range list.Containers {
 		running[found.GetMetadata().GetName()] = found
 	}
-	for _, name := range containerNames(pod) {
+	for _, name := range v1alpha1.LastingContainers(pod) {
 		found, ok := running[name]
 		if !ok {
 			return target, fmt.Errorf("%w: %s", errNotRunning, name)
@@ -85,21 +86,6 @@ func (c *containers) target(ctx context.Context, host criu.Host, pod *corev1.Pod
 		})
 	}
 	return target, nil
-}
-
-// containerNames are the containers that run as long as the pod does: the
-// sidecars among the init containers, and the containers proper.
-func containerNames(pod *corev1.Pod) []string {
-	var names []string
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			names = append(names, c.Name)
-		}
-	}
-	for _, c := range pod.Spec.Containers {
-		names = append(names, c.Name)
-	}
-	return names
 }
 
 // emptyDirs are the pod's emptyDir volumes and their folders on the node.

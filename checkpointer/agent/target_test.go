@@ -3,7 +3,6 @@ package agent
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -66,17 +65,6 @@ func TestRefuse(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
-	}
-}
-
-func TestContainerNames(t *testing.T) {
-	always := corev1.ContainerRestartPolicyAlways
-	pod := &corev1.Pod{Spec: corev1.PodSpec{
-		InitContainers: []corev1.Container{{Name: "setup"}, {Name: "sidecar", RestartPolicy: &always}},
-		Containers:     []corev1.Container{{Name: "main"}},
-	}}
-	if diff := cmp.Diff([]string{"sidecar", "main"}, containerNames(pod)); diff != "" {
-		t.Error(diff)
 	}
 }
 

@@ -72,7 +72,7 @@ func judgeContainers(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) Verd
 		}
 	}
 	var missing []string
-	for _, name := range containersOf(pod) {
+	for _, name := range v1alpha1.LastingContainers(pod) {
 		switch report, ok := reports[name]; {
 		case !ok:
 			missing = append(missing, name)
@@ -172,21 +172,6 @@ func conditionOf(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCondi
 		}
 	}
 	return nil
-}
-
-// containersOf are the names of the containers that make up the running pod:
-// its containers, and the init containers that stay beside them.
-func containersOf(pod *corev1.Pod) []string {
-	var names []string
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			names = append(names, c.Name)
-		}
-	}
-	for _, c := range pod.Spec.Containers {
-		names = append(names, c.Name)
-	}
-	return names
 }
 
 func restarts(pod *corev1.Pod, container string) int32 {
