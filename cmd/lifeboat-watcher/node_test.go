@@ -147,8 +147,26 @@ func runNode() error {
 	if err != nil {
 		return err
 	}
+	go noteMembers(members, filepath.Join(c.Folder, membersFile))
 	// The watchers look for the nodes, so a node need not look for anybody.
 	return members.Run(ctx, func(context.Context) []string { return nil })
+}
+
+// membersFile has how many other members a node sees alive, in its folder.
+const membersFile = "members"
+
+func noteMembers(members *membership.Membership, file string) {
+	for range members.Changes() {
+		alive := 0
+		for _, m := range members.Members() {
+			if m.State == membership.Alive {
+				alive++
+			}
+		}
+		if err := os.WriteFile(file, []byte(strconv.Itoa(alive)), 0o600); err != nil {
+			slog.Error("the members cannot be noted", "error", err)
+		}
+	}
 }
 
 // node is a node of the test's cluster.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,7 +105,15 @@ func startCluster(t *testing.T) *cluster {
 		return err
 	})
 	// A checkpointer that is not a member yet also counts as alive.
-	time.Sleep(2 * time.Second)
+	for _, n := range c.nodes {
+		eventually(t, 30*time.Second, n.Name+" is a member among all the others", func(context.Context) error {
+			seen, err := os.ReadFile(filepath.Join(n.Folder, membersFile))
+			if want := strconv.Itoa(len(c.nodes) - 1 + len(c.watchers)); err == nil && string(seen) != want {
+				err = fmt.Errorf("it sees %q others, want %s", seen, want)
+			}
+			return err
+		})
+	}
 	return c
 }
 
