@@ -38,3 +38,7 @@ var Default = Terms{
 func (t Terms) Wait() time.Duration {
 	return time.Duration(float64(t.Period)*(1+t.Drift)) + t.Margin
 }
+
+// FencerPort is where the fencer of a node serves its metrics. While it answers
+// there, it also stops the node's protected pods when their permission runs out.
+const FencerPort = 7949

@@ -36,7 +36,7 @@ type Config struct {
 	CgroupRoot string
 	// BootID is the node's boot, read from the node unless set.
 	BootID string
-	// MetricsPort is where the metrics are served, 7949 unless set.
+	// MetricsPort is where the metrics are served, permission.FencerPort unless set.
 	MetricsPort int
 }
 

@@ -22,8 +22,6 @@ const (
 	nodeProc       = "/proc/1/root/proc"
 )
 
-const defaultMetricsPort = 7949
-
 // Run keeps the fence of a node until ctx ends, and serves its metrics. It
 // hardens the process first; see Harden. It leaves pods frozen that are frozen
 // when it ends. It returns an error only before it has begun.
@@ -60,7 +58,7 @@ func (c Config) complete() (Config, error) {
 		c.CgroupRoot = nodeCgroupRoot
 	}
 	if c.MetricsPort == 0 {
-		c.MetricsPort = defaultMetricsPort
+		c.MetricsPort = permission.FencerPort
 	}
 	if c.BootID == "" {
 		id, err := BootID(nodeProc)

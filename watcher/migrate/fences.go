@@ -29,6 +29,12 @@ func (d *Driver) writeFence(ctx context.Context, action decide.Action) (decide.F
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	log := d.Log.With("node", action.Node)
+	if action.Kind == decide.ConfirmFenced {
+		if why := d.unguarded(ctx, action.Node); why != "" {
+			action.Kind, action.Reason = decide.Withdraw, why
+			d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "NotFenced", "The node is not fenced: %s.", why)
+		}
+	}
 	fence, err := d.swap(ctx, action)
 	if err != nil {
 		d.Metrics.Declaration(metrics.Abandoned)
