@@ -87,6 +87,11 @@ func runAll(m *testing.M) int {
 		fmt.Println("scenarios:", err)
 		return 1
 	}
+	// What Lifeboat started on the nodes must be gone with them.
+	if left, err := lab.Leftovers(); err != nil || len(left) > 0 {
+		fmt.Printf("scenarios: the cluster left behind: %s %v\n", strings.Join(left, ", "), err)
+		return 1
+	}
 	return code
 }
 
