@@ -78,10 +78,11 @@ func runAll(m *testing.M) int {
 		return m.Run()
 	}
 	// An interrupt ends the tests, but not before the cluster is gone.
-	context.AfterFunc(ctx, func() {
+	disarm := context.AfterFunc(ctx, func() {
 		fmt.Println("scenarios: interrupted", deploy.Stop(lab))
 		os.Exit(1)
 	})
+	defer disarm()
 	code := m.Run()
 	if err := deploy.Stop(lab); err != nil {
 		fmt.Println("scenarios:", err)

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -103,6 +104,31 @@ func TestRedisOutlivesItsNode(t *testing.T) {
 	if answer := command[string](t, conn, "SET", "after", "the loss"); answer != "OK" {
 		t.Errorf("redis answers a write with %q", answer)
 	}
+	if answer := command[string](t, conn, "CONFIG", "SET", "loglevel", "verbose"); answer != "OK" {
+		t.Errorf("redis answers a change of its log level with %q", answer)
+	}
+	connect(t, after)
+	err = observe.Until(deadline(t), "kubectl logs shows what redis wrote after it was restored", func(ctx context.Context) (bool, string, error) {
+		text, err := logOf(ctx, after)
+		return strings.Contains(text, "Accepted "), text, err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// logOf is what a pod has written, as the kubelet serves it.
+func logOf(ctx context.Context, pod *corev1.Pod) (string, error) {
+	config, err := lab.RESTConfig()
+	if err != nil {
+		return "", err
+	}
+	clientset, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return "", err
+	}
+	text, err := clientset.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+	return string(text), err
 }
 
 // restored waits for the recovery of a lost pod and requires that all of it came back.
