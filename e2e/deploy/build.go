@@ -48,7 +48,7 @@ func Build(ctx context.Context, folder string, progress func(step string)) (Buil
 	files := make([]image.File, len(programs))
 	for i, name := range programs {
 		files[i] = image.File{Path: "/" + name, Source: filepath.Join(folder, name), Mode: 0o755}
-		if err := image.GoBinary(ctx, module, "./cmd/"+name, files[i].Source, "-trimpath"); err != nil {
+		if err := image.GoBinary(ctx, module, "./cmd/"+name, files[i].Source); err != nil {
 			return b, err
 		}
 	}
@@ -56,7 +56,7 @@ func Build(ctx context.Context, folder string, progress func(step string)) (Buil
 		return b, err
 	}
 	binary := filepath.Join(folder, "cart")
-	if err := image.GoBinary(ctx, module, "./e2e/cart/server", binary, "-trimpath"); err != nil {
+	if err := image.GoBinary(ctx, module, "./e2e/cart/server", binary); err != nil {
 		return b, err
 	}
 	return b, image.FromBinary(b.Cart, workload.Image, binary)
