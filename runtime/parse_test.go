@@ -138,10 +138,10 @@ func TestSetCRIUConfigKeepsTheRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.setCRIUConfig("/work/restore.conf"); err != nil {
+	if err := b.setCRIUConfig("/w/restore.conf"); err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"annotations":{"io.kubernetes.cri.container-type":"container","lifeboat.dev/failover":"true","number":"1","org.criu.config":"/work/restore.conf"},"ociVersion":"1.1.0","process":{"rlimit":18446744073709551615}}`
+	const want = `{"annotations":{"io.kubernetes.cri.container-type":"container","lifeboat.dev/failover":"true","number":"1","org.criu.config":"/w/restore.conf"},"ociVersion":"1.1.0","process":{"rlimit":18446744073709551615}}`
 	got, err := os.ReadFile(b.file())
 	if err != nil || string(got) != want {
 		t.Errorf("config.json is\n%s\nwant\n%s\n%v", got, want, err)

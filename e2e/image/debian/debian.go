@@ -18,8 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const defaultMirror = "http://mirror.invalid/debian"
-
 // Options say what a root file system is made of.
 type Options struct {
 	Suite   string   // a release's code name, as "trixie"
@@ -42,12 +40,16 @@ func Bootstrap(ctx context.Context, o Options, target string) (err error) {
 			err = errors.Join(err, os.RemoveAll(target))
 		}
 	}()
+	mirror, err := Mirror(ctx)
+	if err != nil {
+		return err
+	}
 	args := []string{"--variant=" + o.Variant}
 	if len(o.Include) > 0 {
 		args = append(args, "--include="+strings.Join(o.Include, ","))
 	}
 	args = append(args, o.Extra...)
-	args = append(args, o.Suite, target, Mirror(ctx))
+	args = append(args, o.Suite, target, mirror)
 	if _, err := run(ctx, "mmdebstrap", args...); err != nil {
 		return fmt.Errorf("make Debian file system %s: %w", target, err)
 	}
@@ -67,7 +69,11 @@ func Unpack(ctx context.Context, suite string, packages []string, root string) e
 			return fmt.Errorf("unpack packages of %s: %w", suite, err)
 		}
 	}
-	source := fmt.Sprintf("deb %s %s main\n", Mirror(ctx), suite)
+	mirror, err := Mirror(ctx)
+	if err != nil {
+		return err
+	}
+	source := fmt.Sprintf("deb %s %s main\n", mirror, suite)
 	if err := os.WriteFile(filepath.Join(work, "sources.list"), []byte(source), 0o644); err != nil {
 		return fmt.Errorf("unpack packages of %s: %w", suite, err)
 	}
@@ -103,18 +109,51 @@ func Unpack(ctx context.Context, suite string, packages []string, root string) e
 	return nil
 }
 
-// Mirror is the Debian mirror that the host's apt uses, or Debian's own.
-func Mirror(ctx context.Context) string {
+// criuPackages come from Debian's sid: the CRIU of trixie cannot dump a socket on
+// Linux 6.16 and later ("Can't get 1:16 opt"). libnl only spares a warning at every start.
+var criuPackages = []string{"criu", "libcompel1", "libnet9", "libnl-3-200"}
+
+// UnpackCRIU replaces the CRIU of a trixie root file system by one that works on
+// Linux 6.16 and later. It is only unpacked: to install it would draw in sid's C library.
+func UnpackCRIU(ctx context.Context, root string) error {
+	if err := Unpack(ctx, "sid", criuPackages, root); err != nil {
+		return err
+	}
+	// An unpacked package's dependencies are nobody's concern but ours.
+	_, err := run(ctx, "chroot", root, "criu", "--version")
+	return err
+}
+
+// Mirror is the Debian mirror that the host's apt uses.
+func Mirror(ctx context.Context) (string, error) {
+	uri, err := mirror(ctx)
+	if uri == "" && err == nil {
+		// Without indexes apt does not know whose its sources are.
+		if _, err = run(ctx, "apt-get", "update"); err == nil {
+			uri, err = mirror(ctx)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("find a Debian mirror: %w", err)
+	}
+	if uri == "" {
+		return "", errors.New("find a Debian mirror: apt has no source of Debian; add one to its sources")
+	}
+	return uri, nil
+}
+
+// mirror is the first source of Debian that apt has an index of, or "".
+func mirror(ctx context.Context) (string, error) {
 	list, err := run(ctx, "apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages")
 	if err != nil {
-		return defaultMirror
+		return "", err
 	}
 	for line := range strings.Lines(list) {
 		if uri, ok := strings.CutPrefix(strings.TrimSpace(line), "Debian|Debian|"); ok {
-			return strings.TrimSuffix(uri, "/")
+			return strings.TrimSuffix(uri, "/"), nil
 		}
 	}
-	return defaultMirror
+	return "", nil
 }
 
 // ensureTool installs a program from the Debian package of the same name if it is missing.

@@ -122,14 +122,10 @@ var nodePackages = []string{
 	"mount", "nftables", "procps", "runc", "util-linux",
 }
 
-// criuPackages are replaced by Debian sid's: the CRIU of trixie cannot dump a socket on
-// Linux 6.16 and later ("Can't get 1:16 opt"). libnl only spares a warning at every start.
-var criuPackages = []string{"criu", "libcompel1", "libnet9", "libnl-3-200"}
-
 // NodeRoot returns the root file system of a node.
 func (c Cache) NodeRoot(ctx context.Context) (string, error) {
-	const nodeSuite, criuSuite = "trixie", "sid"
-	key := append([]string{nodeSuite, criuSuite}, append(nodePackages, criuPackages...)...)
+	const nodeSuite = "trixie"
+	key := append([]string{nodeSuite, "CRIU of sid"}, nodePackages...)
 	return c.once(ctx, "node", key, "making the nodes' root file system from Debian packages", func(ctx context.Context, dir string) error {
 		root := filepath.Join(dir, "root")
 		err := debian.Bootstrap(ctx, debian.Options{
@@ -141,15 +137,7 @@ func (c Cache) NodeRoot(ctx context.Context) (string, error) {
 		if err != nil {
 			return err
 		}
-		if err := debian.Unpack(ctx, criuSuite, criuPackages, root); err != nil {
-			return err
-		}
-		// An unpacked package's dependencies are nobody's concern but ours.
-		version, err := exec.CommandContext(ctx, "chroot", root, "criu", "--version").CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("run the nodes' criu: %w: %s", err, version)
-		}
-		return nil
+		return debian.UnpackCRIU(ctx, root)
 	})
 }
 
