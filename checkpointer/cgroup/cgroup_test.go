@@ -18,11 +18,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const cgroupRoot = "/sys/fs/cgroup"
+// onEachVersion runs a test on cgroup v1 and on v2, as far as the machine has
+// them. A machine with v1 mostly has an empty v2 beside it, which freezes as well.
+func onEachVersion(t *testing.T, test func(t *testing.T, cgroupRoot string)) {
+	ran := false
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		_, v2, err := hierarchy(root)
+		if err != nil {
+			continue
+		}
+		ran = true
+		name := "v1"
+		if v2 {
+			name = "v2"
+		}
+		t.Run(name, func(t *testing.T) { test(t, root) })
+	}
+	if !ran {
+		t.Fatal("no cgroup hierarchy with a freezer is mounted below /sys/fs/cgroup")
+	}
+}
 
-// newGroup makes a group for one test in the machine's freezer hierarchy and
-// removes it, with all that is in it, at the end of the test.
-func newGroup(t *testing.T) Group {
+// newGroup makes a group for one test in the hierarchy and removes it, with all
+// that is in it, at the end of the test.
+func newGroup(t *testing.T, cgroupRoot string) Group {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("this test makes cgroups and must run as root")
@@ -92,8 +111,10 @@ func startCounter(t *testing.T, g Group) (pid int, read func() int) {
 	return cmd.Process.Pid, read
 }
 
-func TestFreezeStopsAndThawResumes(t *testing.T) {
-	g := newGroup(t)
+func TestFreezeStopsAndThawResumes(t *testing.T) { onEachVersion(t, testFreezeStopsAndThawResumes) }
+
+func testFreezeStopsAndThawResumes(t *testing.T, cgroupRoot string) {
+	g := newGroup(t, cgroupRoot)
 	pid, count := startCounter(t, g)
 	ctx := context.Background()
 
@@ -143,7 +164,11 @@ func procTime(t *testing.T, pid int) uint64 {
 }
 
 func TestThawUnderFrozenParentReturns(t *testing.T) {
-	g := newGroup(t)
+	onEachVersion(t, testThawUnderFrozenParentReturns)
+}
+
+func testThawUnderFrozenParentReturns(t *testing.T, cgroupRoot string) {
+	g := newGroup(t, cgroupRoot)
 	startCounter(t, g)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -162,7 +187,11 @@ func TestThawUnderFrozenParentReturns(t *testing.T) {
 }
 
 func TestFreezeThatIsCancelledLeavesTheGroupThawed(t *testing.T) {
-	g := newGroup(t)
+	onEachVersion(t, testFreezeThatIsCancelledLeavesTheGroupThawed)
+}
+
+func testFreezeThatIsCancelledLeavesTheGroupThawed(t *testing.T, cgroupRoot string) {
+	g := newGroup(t, cgroupRoot)
 	_, count := startCounter(t, g)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -178,10 +207,12 @@ func TestFreezeThatIsCancelledLeavesTheGroupThawed(t *testing.T) {
 	until(t, "the counter goes on", func() bool { return count() > n })
 }
 
-func TestKill(t *testing.T) {
+func TestKill(t *testing.T) { onEachVersion(t, testKill) }
+
+func testKill(t *testing.T, cgroupRoot string) {
 	for name, frozen := range map[string]bool{"running": false, "frozen": true} {
 		t.Run(name, func(t *testing.T) {
-			g := newGroup(t)
+			g := newGroup(t, cgroupRoot)
 			below := Group{root: g.root, path: g.path + "/deep", v2: g.v2}
 			if err := os.Mkdir(below.Dir(), 0o755); err != nil {
 				t.Fatal(err)
@@ -212,7 +243,9 @@ func TestKill(t *testing.T) {
 	}
 }
 
-func TestGroupThatIsGone(t *testing.T) {
+func TestGroupThatIsGone(t *testing.T) { onEachVersion(t, testGroupThatIsGone) }
+
+func testGroupThatIsGone(t *testing.T, cgroupRoot string) {
 	g, err := ForPath(cgroupRoot, "/lifeboat-test-that-never-was")
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +265,9 @@ func TestGroupThatIsGone(t *testing.T) {
 	}
 }
 
-func TestRootIsLeftAlone(t *testing.T) {
+func TestRootIsLeftAlone(t *testing.T) { onEachVersion(t, testRootIsLeftAlone) }
+
+func testRootIsLeftAlone(t *testing.T, cgroupRoot string) {
 	g, err := ForPath(cgroupRoot, "/")
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +297,7 @@ func TestForPath(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			g, err := ForPath(cgroupRoot, test.path)
+			g, err := ForPath("/sys/fs/cgroup", test.path)
 			if (err != nil) != test.wrong {
 				t.Fatalf("ForPath(%q): %v", test.path, err)
 			}
