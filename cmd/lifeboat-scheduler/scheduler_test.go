@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 	"github.com/lifeboat-dev/lifeboat/plugin"
 )
 
@@ -61,7 +62,7 @@ func TestScheduler(t *testing.T) {
 	for _, kind := range []string{"migrations", "fences", "checkpoints"} {
 		cp.apply("../../manifests/crds/lifeboat.dev_" + kind + ".yaml")
 	}
-	eventually(t, startTimeout, "the kinds are served", func(ctx context.Context) error {
+	controlplane.Eventually(t, 90*time.Second, "the kinds are served", func(ctx context.Context) error {
 		_, err := cp.dynamic.Resource(fences).List(ctx, metav1.ListOptions{})
 		if err == nil {
 			_, err = cp.dynamic.Resource(migrations).List(ctx, metav1.ListOptions{})
@@ -233,7 +234,7 @@ func (cp *controlPlane) create(t *testing.T, p *corev1.Pod) {
 func (cp *controlPlane) waitForNode(t *testing.T, name string) *corev1.Pod {
 	t.Helper()
 	var p *corev1.Pod
-	eventually(t, placed, "pod "+name+" has a node", func(ctx context.Context) (err error) {
+	controlplane.Eventually(t, placed, "pod "+name+" has a node", func(ctx context.Context) (err error) {
 		if p, err = cp.typed.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
 			return err
 		}
@@ -247,7 +248,7 @@ func (cp *controlPlane) waitForNode(t *testing.T, name string) *corev1.Pod {
 
 func (cp *controlPlane) waitForRejection(t *testing.T, name string, parts ...string) {
 	t.Helper()
-	eventually(t, placed, "pod "+name+" is rejected", func(ctx context.Context) error {
+	controlplane.Eventually(t, placed, "pod "+name+" is rejected", func(ctx context.Context) error {
 		p, err := cp.typed.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -273,7 +274,7 @@ func unscheduled(p *corev1.Pod) string {
 
 func (cp *controlPlane) waitForEvent(t *testing.T, p *corev1.Pod, reason, part string) {
 	t.Helper()
-	eventually(t, placed, "pod "+p.Name+" has event "+reason, func(ctx context.Context) error {
+	controlplane.Eventually(t, placed, "pod "+p.Name+" has event "+reason, func(ctx context.Context) error {
 		events, err := cp.typed.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(p.UID)})
 		if err != nil {
 			return err
@@ -322,7 +323,7 @@ func (cp *controlPlane) createMigration(t *testing.T, name, podName string, owne
 func (cp *controlPlane) setStatus(t *testing.T, name string, status v1alpha1.MigrationStatus) {
 	t.Helper()
 	resource := cp.dynamic.Resource(migrations).Namespace(namespace)
-	eventually(t, placed, "the status of Migration "+name+" is written", func(ctx context.Context) error {
+	controlplane.Eventually(t, placed, "the status of Migration "+name+" is written", func(ctx context.Context) error {
 		m, err := resource.Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err

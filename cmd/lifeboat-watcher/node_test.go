@@ -24,6 +24,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
+	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 	"github.com/lifeboat-dev/lifeboat/identity"
 	"github.com/lifeboat-dev/lifeboat/membership"
 )
@@ -172,14 +173,14 @@ func noteMembers(members *membership.Membership, file string) {
 // node is a node of the test's cluster.
 type node struct {
 	nodeConfig
-	checkpointer, fencer *process
+	checkpointer, fencer *controlplane.Program
 }
 
 // startNode makes a Node object and what Lifeboat runs there, and waits until the
 // node may run pods.
 func (cp *controlPlane) startNode(t *testing.T, c nodeConfig) *node {
 	t.Helper()
-	c.FencerPort, _ = strconv.Atoi(freePort(t))
+	c.FencerPort, _ = strconv.Atoi(controlplane.FreePort(t))
 	c.Folder = t.TempDir()
 	encoded, err := json.Marshal(c)
 	if err != nil {
@@ -190,11 +191,11 @@ func (cp *controlPlane) startNode(t *testing.T, c nodeConfig) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environment := []string{"KUBECONFIG=" + cp.kubeconfig(adminToken), nodeVariable + "=" + string(encoded)}
+	environment := []string{"KUBECONFIG=" + cp.Kubeconfig(controlplane.AdminToken), nodeVariable + "=" + string(encoded)}
 	n := &node{nodeConfig: c}
-	n.fencer = start(t, append(environment, asVariable+"="+asFencer), self)
-	n.checkpointer = start(t, append(environment, asVariable+"="+asNode), self)
-	eventually(t, 30*time.Second, c.Name+" may run pods", func(ctx context.Context) error {
+	n.fencer = controlplane.StartProgram(t, append(environment, asVariable+"="+asFencer), self)
+	n.checkpointer = controlplane.StartProgram(t, append(environment, asVariable+"="+asNode), self)
+	controlplane.Eventually(t, 30*time.Second, c.Name+" may run pods", func(ctx context.Context) error {
 		fence := &v1alpha1.Fence{ObjectMeta: metav1.ObjectMeta{Name: c.Name}}
 		facts, _ := json.Marshal(map[string]any{"status": map[string]any{"facts": map[string]any{
 			"peerAddress": net.JoinHostPort(c.IP, strconv.Itoa(c.PeerPort))}}})
@@ -213,7 +214,7 @@ func (cp *controlPlane) state(ctx context.Context, name string) (v1alpha1.FenceS
 func (cp *controlPlane) awaitState(t *testing.T, name string, want v1alpha1.FenceState, within time.Duration) v1alpha1.FenceSpec {
 	t.Helper()
 	var spec v1alpha1.FenceSpec
-	eventually(t, within, fmt.Sprintf("fence %s is %s", name, want), func(ctx context.Context) (err error) {
+	controlplane.Eventually(t, within, fmt.Sprintf("fence %s is %s", name, want), func(ctx context.Context) (err error) {
 		spec, err = cp.state(ctx, name)
 		if err == nil && spec.State != want {
 			err = fmt.Errorf("it is %s", spec.State)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 )
 
 func rawMerge(data []byte) client.Patch { return client.RawPatch(types.MergePatchType, data) }
@@ -39,7 +40,7 @@ type cluster struct {
 }
 
 type replica struct {
-	*process
+	*controlplane.Program
 	metrics, webhookPort string
 }
 
@@ -52,15 +53,15 @@ func startCluster(t *testing.T) *cluster {
 	if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}); err != nil {
 		t.Fatal(err)
 	}
-	member, _ := strconv.Atoi(freePort(t))
-	peer, _ := strconv.Atoi(freePort(t))
+	member, _ := strconv.Atoi(controlplane.FreePort(t))
+	peer, _ := strconv.Atoi(controlplane.FreePort(t))
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 2; i++ {
-		r := &replica{metrics: freeAddress(t), webhookPort: freePort(t)}
-		r.process = start(t, []string{"KUBECONFIG=" + c.kubeconfig(watcherToken), asVariable + "=" + asWatcher,
+		r := &replica{metrics: controlplane.FreeAddress(t), webhookPort: controlplane.FreePort(t)}
+		r.Program = controlplane.StartProgram(t, []string{"KUBECONFIG=" + c.Kubeconfig(watcherToken), asVariable + "=" + asWatcher,
 			fmt.Sprintf("POD_NAME=watcher-%d", i), fmt.Sprintf("POD_IP=127.0.0.%d", 20+i)}, self,
 			"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--member-port", strconv.Itoa(member))
 		c.watchers = append(c.watchers, r)
@@ -92,12 +93,12 @@ func startCluster(t *testing.T) *cluster {
 		c.nodes[name] = c.startNode(t, config)
 	}
 	for _, w := range c.watchers {
-		eventually(t, 30*time.Second, "a watcher is ready", func(context.Context) error {
+		controlplane.Eventually(t, 30*time.Second, "a watcher is ready", func(context.Context) error {
 			_, err := get("http://" + w.metrics + "/readyz")
 			return err
 		})
 	}
-	eventually(t, 30*time.Second, "a watcher leads and sees five nodes alive", func(context.Context) error {
+	controlplane.Eventually(t, 30*time.Second, "a watcher leads and sees five nodes alive", func(context.Context) error {
 		body, err := get("http://" + c.leader(t).metrics + "/metrics")
 		if err == nil && !strings.Contains(body, `lifeboat_nodes{state="Alive"} 5`) {
 			err = errNotYet
@@ -106,7 +107,7 @@ func startCluster(t *testing.T) *cluster {
 	})
 	// A checkpointer that is not a member yet also counts as alive.
 	for _, n := range c.nodes {
-		eventually(t, 30*time.Second, n.Name+" is a member among all the others", func(context.Context) error {
+		controlplane.Eventually(t, 30*time.Second, n.Name+" is a member among all the others", func(context.Context) error {
 			seen, err := os.ReadFile(filepath.Join(n.Folder, membersFile))
 			if want := strconv.Itoa(len(c.nodes) - 1 + len(c.watchers)); err == nil && string(seen) != want {
 				err = fmt.Errorf("it sees %q others, want %s", seen, want)
@@ -138,7 +139,7 @@ func get(url string) (string, error) {
 func (c *cluster) leader(t *testing.T) *replica {
 	t.Helper()
 	var leader *replica
-	eventually(t, 30*time.Second, "a watcher leads", func(context.Context) error {
+	controlplane.Eventually(t, 30*time.Second, "a watcher leads", func(context.Context) error {
 		for _, w := range c.watchers {
 			if body, err := get("http://" + w.metrics + "/metrics"); err == nil && strings.Contains(body, `leader_election_master_status{name="lifeboat-watcher"} 1`) {
 				leader = w
@@ -171,16 +172,16 @@ func (cp *controlPlane) makeNode(c nodeConfig) {
 // powerOff stops everything of a node: it answers nobody any more.
 func (c *cluster) powerOff(t *testing.T, name string) time.Time {
 	t.Helper()
-	c.nodes[name].checkpointer.signal(t, syscall.SIGSTOP)
-	c.nodes[name].fencer.signal(t, syscall.SIGSTOP)
+	c.nodes[name].checkpointer.Signal(t, syscall.SIGSTOP)
+	c.nodes[name].fencer.Signal(t, syscall.SIGSTOP)
 	return time.Now()
 }
 
 // powerOn lets a node come back, and waits until it may run pods again.
 func (c *cluster) powerOn(t *testing.T, name string) {
 	t.Helper()
-	c.nodes[name].checkpointer.signal(t, syscall.SIGCONT)
-	c.nodes[name].fencer.signal(t, syscall.SIGCONT)
+	c.nodes[name].checkpointer.Signal(t, syscall.SIGCONT)
+	c.nodes[name].fencer.Signal(t, syscall.SIGCONT)
 	c.awaitState(t, name, v1alpha1.FenceRunning, 15*time.Second)
 }
 
@@ -228,7 +229,7 @@ func (c *cluster) run(t *testing.T, pod *corev1.Pod) {
 func (c *cluster) migrationFor(t *testing.T, lost types.UID, phase v1alpha1.Phase, within time.Duration) *v1alpha1.Migration {
 	t.Helper()
 	var found *v1alpha1.Migration
-	eventually(t, within, fmt.Sprintf("pod %s has a migration that is %s", lost, phase), func(ctx context.Context) error {
+	controlplane.Eventually(t, within, fmt.Sprintf("pod %s has a migration that is %s", lost, phase), func(ctx context.Context) error {
 		var list v1alpha1.MigrationList
 		if err := c.List(ctx, &list, client.InNamespace("shop")); err != nil {
 			return err
@@ -282,7 +283,7 @@ func (c *cluster) restored(t *testing.T, m *v1alpha1.Migration, pod *corev1.Pod,
 // closed waits until a Migration has a result.
 func (c *cluster) closed(t *testing.T, m *v1alpha1.Migration, within time.Duration) *v1alpha1.Migration {
 	t.Helper()
-	eventually(t, within, "migration "+m.Name+" is closed", func(ctx context.Context) error {
+	controlplane.Eventually(t, within, "migration "+m.Name+" is closed", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return err
 		}
@@ -297,7 +298,7 @@ func (c *cluster) closed(t *testing.T, m *v1alpha1.Migration, within time.Durati
 // event waits for an event with a reason about an object of a name.
 func (c *cluster) event(t *testing.T, about, reason string) {
 	t.Helper()
-	eventually(t, 10*time.Second, fmt.Sprintf("an event %s about %s", reason, about), func(ctx context.Context) error {
+	controlplane.Eventually(t, 10*time.Second, fmt.Sprintf("an event %s about %s", reason, about), func(ctx context.Context) error {
 		var list corev1.EventList
 		if err := c.List(ctx, &list); err != nil {
 			return err
@@ -322,7 +323,7 @@ func TestWatcher(t *testing.T) {
 }
 
 func admission(t *testing.T, c *cluster) {
-	eventually(t, 20*time.Second, "the API server trusts the webhook", func(ctx context.Context) error {
+	controlplane.Eventually(t, 20*time.Second, "the API server trusts the webhook", func(ctx context.Context) error {
 		wrong := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "wrong", Namespace: "shop",
 			Annotations: map[string]string{v1alpha1.AnnotationFailover: "true", v1alpha1.AnnotationReplicas: "none"}},
 			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "cart"}}}}
@@ -370,7 +371,7 @@ func statefulPod(t *testing.T, c *cluster) {
 
 	cut := c.powerOff(t, "n1")
 	m := &v1alpha1.Migration{}
-	eventually(t, 20*time.Second, "the lost pod is gone", func(ctx context.Context) error {
+	controlplane.Eventually(t, 20*time.Second, "the lost pod is gone", func(ctx context.Context) error {
 		err := c.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "cart-0-4"}, m)
 		if err == nil && m.Status.Phase != v1alpha1.PhaseDeleted {
 			err = fmt.Errorf("it is %q", m.Status.Phase)
@@ -480,7 +481,7 @@ func refuted(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["n4"].checkpointer.signal(t, syscall.SIGSTOP)
+	c.nodes["n4"].checkpointer.Signal(t, syscall.SIGSTOP)
 	c.event(t, "n4", "DeclaredLost")
 	c.event(t, "n4", "DeclarationRefuted")
 	// Past the wait nothing has happened.
@@ -493,7 +494,7 @@ func refuted(t *testing.T, c *cluster) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), got); err != nil || got.UID != pod.UID {
 		t.Errorf("the pod of a node that lives was touched: %v", err)
 	}
-	c.nodes["n4"].checkpointer.signal(t, syscall.SIGCONT)
+	c.nodes["n4"].checkpointer.Signal(t, syscall.SIGCONT)
 }
 
 func leaderDies(t *testing.T, c *cluster) {
@@ -506,7 +507,7 @@ func leaderDies(t *testing.T, c *cluster) {
 	}
 	c.powerOff(t, "n5")
 	declared := c.awaitState(t, "n5", v1alpha1.FenceLost, 10*time.Second).ChangedAt
-	leader.signal(t, syscall.SIGKILL)
+	leader.Signal(t, syscall.SIGKILL)
 	c.watchers = slices.DeleteFunc(c.watchers, func(w *replica) bool { return w == leader })
 	fenced := c.awaitState(t, "n5", v1alpha1.FenceFenced, 30*time.Second).ChangedAt
 	if waited := fenced.Sub(declared.Time); waited < permission.Default.Wait() {
@@ -541,8 +542,8 @@ func (c *cluster) detachWebhook(t *testing.T) {
 func storm(t *testing.T, c *cluster) {
 	// n4 may still cool down from its refutation; the others are as new.
 	for _, name := range []string{"n1", "n2", "n5"} {
-		c.nodes[name].checkpointer.signal(t, syscall.SIGSTOP)
-		c.nodes[name].fencer.signal(t, syscall.SIGSTOP)
+		c.nodes[name].checkpointer.Signal(t, syscall.SIGSTOP)
+		c.nodes[name].fencer.Signal(t, syscall.SIGSTOP)
 	}
 	c.event(t, "n3", "RecoveryRefused")
 	time.Sleep(permission.Default.Wait() + time.Second)

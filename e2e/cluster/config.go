@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/provision"
 	"github.com/lifeboat-dev/lifeboat/e2e/image"
 )
 
@@ -19,7 +20,7 @@ const (
 )
 
 // DirVariable is the environment variable with the folder of all clusters and their cache.
-const DirVariable = "LIFEBOAT_LAB"
+const DirVariable = provision.DirVariable
 
 // Config says what cluster to start. The zero value is a cluster "lab" of three nodes
 // with stock Kubernetes.
@@ -74,17 +75,12 @@ func (c Config) complete() (Config, error) {
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		return c, fmt.Errorf("%d nodes: use 1 to %d", c.Nodes, maxNodes)
 	}
-	if c.Dir == "" {
-		c.Dir = os.Getenv(DirVariable)
-	}
-	if c.Dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return c, fmt.Errorf("find a folder for the cluster: %w (set %s)", err, DirVariable)
-		}
-		c.Dir = filepath.Join(cache, "lifeboat")
-	}
 	var err error
+	if c.Dir == "" {
+		if c.Dir, err = provision.DefaultDir(); err != nil {
+			return c, err
+		}
+	}
 	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
 		return c, fmt.Errorf("find a folder for the cluster: %w", err)
 	}

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/machine"
+	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/provision"
 )
 
 // paths is where a cluster's things lie on the host.
 type paths struct{ dir, name string }
 
-func (p paths) cache() string               { return filepath.Join(p.dir, "cache") }
+func (p paths) cache() string               { return provision.CacheDir(p.dir) }
 func (p paths) root() string                { return filepath.Join(p.dir, "clusters", p.name) }
 func (p paths) lock() string                { return filepath.Join(p.dir, "clusters", p.name+".lock") }
 func (p paths) state() string               { return filepath.Join(p.root(), "cluster.json") }

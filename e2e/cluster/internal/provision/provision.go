@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/filelock"
@@ -24,6 +25,25 @@ const KubernetesVersion = "1.35.4"
 
 // PauseImage is what containerd 1.7 uses for a pod's sandbox by default.
 const PauseImage = "registry.k8s.io/pause:3.8"
+
+// DirVariable is the environment variable with the folder of all clusters and their cache.
+const DirVariable = "LIFEBOAT_LAB"
+
+// DefaultDir is the folder of all clusters and of their cache: what DirVariable says, or
+// "lifeboat" in the user's cache folder.
+func DefaultDir() (string, error) {
+	if dir := os.Getenv(DirVariable); dir != "" {
+		return filepath.Abs(dir)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find a folder for the cluster: %w (set %s)", err, DirVariable)
+	}
+	return filepath.Join(cache, "lifeboat"), nil
+}
+
+// CacheDir is the folder of the cache in the folder of all clusters.
+func CacheDir(dir string) string { return filepath.Join(dir, "cache") }
 
 // A Cache holds what clusters are started from. Each thing lies under a name derived
 // from its inputs, so a change of them makes a new one.
@@ -58,15 +78,19 @@ func (c Cache) Binaries(ctx context.Context) (string, error) {
 		}
 		key = append(key, string(text))
 	}
-	goVersion, err := exec.CommandContext(ctx, "go", "version").Output()
+	goVersion := exec.CommandContext(ctx, "go", "version")
+	goVersion.Dir = module // the module may choose another Go than the one on the PATH
+	toolchain, err := goVersion.Output()
 	if err != nil {
 		return "", fmt.Errorf("build Kubernetes: run go: %w (install Go and put it on the PATH)", err)
 	}
-	key = append(key, string(goVersion))
+	key = append(key, string(toolchain))
 	return c.once(ctx, "kubernetes", key, "building Kubernetes and etcd, some minutes the first time", func(ctx context.Context, dir string) error {
+		var reports sync.WaitGroup
+		defer reports.Wait()
 		watched, stop := context.WithCancel(ctx)
 		defer stop()
-		go c.reportFiles(watched, dir)
+		reports.Go(func() { c.reportFiles(watched, dir) })
 		var packages []string
 		for pkg := range tools {
 			packages = append(packages, pkg)
