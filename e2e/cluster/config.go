@@ -76,18 +76,25 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("%d nodes: use 1 to %d", c.Nodes, maxNodes)
 	}
 	var err error
-	if c.Dir == "" {
-		if c.Dir, err = provision.DefaultDir(); err != nil {
-			return c, err
-		}
-	}
-	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
-		return c, fmt.Errorf("find a folder for the cluster: %w", err)
+	if c.Dir, err = c.Folder(); err != nil {
+		return c, err
 	}
 	if c.Progress == nil {
 		c.Progress = func(string) {}
 	}
 	return c, nil
+}
+
+// Folder is the folder of all clusters and of their cache: Dir, or the default.
+func (c Config) Folder() (string, error) {
+	if c.Dir == "" {
+		return provision.DefaultDir()
+	}
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return "", fmt.Errorf("find a folder for the cluster: %w", err)
+	}
+	return dir, nil
 }
 
 // completeForStart adds what only a start needs.

@@ -108,7 +108,7 @@ func Describe(c *cluster.Cluster, namespace string) error {
 
 // buildFolder is where what is built for a cluster lies.
 func buildFolder(config cluster.Config) (string, error) {
-	dir, err := Folder(config)
+	dir, err := config.Folder()
 	if err != nil {
 		return "", err
 	}
@@ -117,20 +117,4 @@ func buildFolder(config cluster.Config) (string, error) {
 		name = "lab"
 	}
 	return filepath.Join(dir, "built", name), nil
-}
-
-// Folder is the folder of all clusters and of their cache.
-func Folder(config cluster.Config) (string, error) {
-	dir := config.Dir
-	if dir == "" {
-		dir = os.Getenv(cluster.DirVariable)
-	}
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return "", fmt.Errorf("find the folder of clusters: %w (set %s)", err, cluster.DirVariable)
-		}
-		dir = filepath.Join(cache, "lifeboat")
-	}
-	return dir, nil
 }

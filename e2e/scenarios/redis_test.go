@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/e2e/deploy"
 	"github.com/lifeboat-dev/lifeboat/e2e/image"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
@@ -155,7 +154,7 @@ func restored(t *testing.T, lost *corev1.Pod) *v1alpha1.Migration {
 
 func loadRedis(t *testing.T) {
 	t.Helper()
-	folder, err := deploy.Folder(config)
+	folder, err := config.Folder()
 	if err != nil {
 		t.Fatal(err)
 	}
