@@ -30,16 +30,20 @@ const (
 	batch = 1000
 )
 
-// redisPod is Debian's redis-server as it comes, without any persistence.
+// redisPod is Debian's redis-server as it comes. It saves nothing by itself; what
+// it is told to save goes to an emptyDir volume.
 func redisPod(namespace string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "redis", Namespace: namespace, Labels: map[string]string{"app": "redis"},
 			Annotations: map[string]string{v1alpha1.AnnotationFailover: "true", v1alpha1.AnnotationInterval: "2s"},
 		},
-		Spec: corev1.PodSpec{Containers: []corev1.Container{{
+		Spec: corev1.PodSpec{Volumes: []corev1.Volume{{
+			Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+		}}, Containers: []corev1.Container{{
 			Name: "redis", Image: redisImage, ImagePullPolicy: corev1.PullIfNotPresent,
-			Args: []string{"redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no"},
+			Args:         []string{"redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"},
+			VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
 			ReadinessProbe: &corev1.Probe{
 				PeriodSeconds: 1,
 				ProbeHandler:  corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(6379)}},
@@ -61,6 +65,10 @@ func TestRedisOutlivesItsNode(t *testing.T) {
 	fill(t, conn)
 	before := digestOf(t, conn)
 	runID := info(t, conn, "run_id")
+	if answer := command[string](t, conn, "SAVE"); answer != "OK" {
+		t.Fatalf("redis answers SAVE with %q", answer)
+	}
+	saved := savedFile(t, pod)
 
 	// A client works on a connection of its own while checkpoints are taken.
 	counter := startCounter(t, pod)
@@ -85,6 +93,9 @@ func TestRedisOutlivesItsNode(t *testing.T) {
 	after, err := observe.ReadyPod(deadline(t), api, namespace, labels)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if file := savedFile(t, after); file != saved {
+		t.Errorf("the file in the emptyDir volume is %s, was %s", file, saved)
 	}
 	conn = connect(t, after)
 	if id := info(t, conn, "run_id"); id != runID {
@@ -114,6 +125,17 @@ func TestRedisOutlivesItsNode(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// savedFile is the digest and size of what redis saved, as it lies on the node.
+func savedFile(t *testing.T, pod *corev1.Pod) string {
+	t.Helper()
+	folder := "/var/lib/kubelet/pods/" + string(pod.UID) + "/volumes/kubernetes.io~empty-dir/data"
+	out, err := lab.NodeExec(deadline(t), pod.Spec.NodeName, "sh", "-c", "cd "+folder+" && sha256sum dump.rdb && wc -c dump.rdb")
+	if err != nil {
+		t.Fatalf("read what redis saved on node %s: %v", pod.Spec.NodeName, err)
+	}
+	return string(out)
 }
 
 // logOf is what a pod has written, as the kubelet serves it.
