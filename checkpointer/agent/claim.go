@@ -34,21 +34,22 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (*v1alpha1.Migr
 // disownTimeout bounds the question whether a pod is still this node's.
 const disownTimeout = 2 * time.Second
 
-// disowned says why a container's pod is not this node's any more, or "". A node
-// that comes back from a partition can learn late that its pods were moved: its
-// kubelet would start the containers again that the fencer has just killed, and
-// they would run twice. When the API does not answer the container may start: the
-// node's permission covers it, and where that has run out the fencer freezes it.
-func (a *Agent) disowned(ctx context.Context, c client.Container) string {
+// owned returns the pod of a container as the API has it, and why it is not this
+// node's any more, or "". A node that comes back from a partition can learn late
+// that its pods were moved: its kubelet would start the containers again that the
+// fencer has just killed, and they would run twice. When the API does not answer
+// the pod is nil and the container may start: the node's permission covers it, and
+// where that has run out the fencer freezes it.
+func (a *Agent) owned(ctx context.Context, c client.Container) (pod *corev1.Pod, disowned string) {
 	ctx, cancel := context.WithTimeout(ctx, disownTimeout)
 	defer cancel()
-	pod := &corev1.Pod{}
+	pod = &corev1.Pod{}
 	err := a.api.Get(ctx, ctrlclient.ObjectKey{Namespace: c.Namespace, Name: c.PodName}, pod)
 	if err != nil && !apierrors.IsNotFound(err) {
 		a.log.Warn("look up the pod of a container", "pod", c.Namespace+"/"+c.PodName, "err", err)
-		return ""
+		return nil, ""
 	}
-	return disowns(pod, err == nil, c.PodUID, a.cfg.NodeName)
+	return pod, disowns(pod, err == nil, c.PodUID, a.cfg.NodeName)
 }
 
 // disowns says why the pod that the API has, if it exists, shows that a pod of

@@ -43,7 +43,9 @@ type restore struct {
 	// status is what the Migration is told.
 	status v1alpha1.RestoreStatus
 	asked  map[string]bool
-	lazy   map[string]*criu.LazyPages
+	// expected is how many containers will ask; 0 where that is not known.
+	expected int
+	lazy     map[string]*criu.LazyPages
 }
 
 // restoring says whether a pod's restore needs generations of the pod with the
@@ -72,9 +74,17 @@ func (a *Agent) draining(podUID string) bool {
 // too: the container starts anew, with the reason.
 func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.CreateResponse {
 	log := a.log.With("pod", req.Namespace+"/"+req.PodName, "container", req.Name)
-	if why := a.disowned(ctx, req.Container); why != "" {
+	pod, why := a.owned(ctx, req.Container)
+	if why != "" {
 		log.Warn("container is refused", "reason", why)
 		return client.CreateResponse{Refuse: why}
+	}
+	var lasting []string
+	if pod != nil {
+		lasting = v1alpha1.LastingContainers(pod)
+		if !slices.Contains(lasting, req.Name) {
+			return client.CreateResponse{} // an init container runs again, before what is restored
+		}
 	}
 	m, err := a.claimed(ctx, req.Container)
 	if err != nil {
@@ -84,7 +94,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 	if m == nil {
 		return client.CreateResponse{}
 	}
-	r := a.restoreOf(req.PodUID, m)
+	r := a.restoreOf(req.PodUID, m, len(lasting))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asked[req.Name] || consumed(m, req.Name) {
@@ -120,13 +130,13 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 }
 
 // restoreOf returns the restore of a pod, which it begins if need be.
-func (a *Agent) restoreOf(podUID string, m *v1alpha1.Migration) *restore {
+func (a *Agent) restoreOf(podUID string, m *v1alpha1.Migration, expected int) *restore {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r, ok := a.restores[podUID]
 	if !ok {
 		r = &restore{
-			migration: m, asked: map[string]bool{}, lazy: map[string]*criu.LazyPages{},
+			migration: m, expected: expected, asked: map[string]bool{}, lazy: map[string]*criu.LazyPages{},
 			status: v1alpha1.RestoreStatus{PodUID: m.Status.Claim.PodUID, StartedAt: metav1.NewMicroTime(time.Now())},
 		}
 		a.restores[podUID] = r
@@ -417,7 +427,7 @@ func (a *Agent) drain(ctx context.Context, c client.Container, lazy *criu.LazyPa
 
 // forget ends a pod's restore: its images are no longer needed. r.mu is held.
 func (a *Agent) forget(podUID string, r *restore) {
-	if len(r.asked) < len(r.generation.Containers) && r.failure == nil {
+	if len(r.asked) < max(r.expected, len(r.generation.Containers)) {
 		return // a further container of the pod has yet to be created
 	}
 	a.discard(podUID, r)

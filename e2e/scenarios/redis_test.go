@@ -40,6 +40,11 @@ func redisPod(namespace string) *corev1.Pod {
 		},
 		Spec: corev1.PodSpec{Volumes: []corev1.Volume{{
 			Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+		}}, InitContainers: []corev1.Container{{
+			// It runs before every start of the pod, and is no part of a checkpoint.
+			Name: "prepare", Image: redisImage, ImagePullPolicy: corev1.PullIfNotPresent,
+			Command:      []string{"sh", "-c", "touch /data/prepared"},
+			VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
 		}}, Containers: []corev1.Container{{
 			Name: "redis", Image: redisImage, ImagePullPolicy: corev1.PullIfNotPresent,
 			Args:         []string{"redis-server", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"},
