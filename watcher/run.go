@@ -59,8 +59,8 @@ const (
 	// serviceName is the Service under which the API server finds the webhook.
 	serviceName = "lifeboat-watcher"
 
-	// The lease of the leader is short: while it is being taken over, no node's
-	// loss is acted on.
+	// The lease of the leader is short: while it is being taken over, no lost node's
+	// pods are moved.
 	leaseDuration = 4 * time.Second
 	renewDeadline = 3 * time.Second
 	retryPeriod   = 500 * time.Millisecond
