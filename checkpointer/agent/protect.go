@@ -248,10 +248,7 @@ func (a *Agent) dump(ctx context.Context, pod *corev1.Pod, dir string) (criu.Pod
 		return target, criu.Dump{}, err
 	}
 	dump, err := a.engine.Checkpoint(ctx, target, dir)
-	if err != nil {
-		return target, criu.Dump{}, fmt.Errorf("checkpoint pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	return target, dump, nil
+	return target, dump, err
 }
 
 // nextGeneration is a number above every one that was given for the pod: above

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"path/filepath"
 	"time"
 )
 
@@ -38,9 +37,6 @@ type Registration struct {
 	// it was created, and its start is nothing but an answer.
 	Restored bool `json:"restored,omitempty"`
 }
-
-// Path is where the registration of a container is kept.
-func (r Registration) Path() string { return filepath.Join(ContainersFolder, r.ID+".json") }
 
 // Container names one container of one pod.
 type Container struct {
