@@ -132,3 +132,26 @@ type Process struct {
 	// The others are as in the generation that the process's memory is based on.
 	Fresh []Stretch
 }
+
+// Chunk is a piece of the memory of a generation that is read at once.
+type Chunk struct {
+	// ID names the chunk to whoever reads it.
+	ID int
+	// Bytes is the length of its content.
+	Bytes int
+	// Places is where its content belongs: processes may share it, and of an old
+	// chunk there may be parts that belong nowhere any more.
+	Places []Place
+}
+
+// Place is where a part of a chunk belongs.
+type Place struct {
+	// PID is the process's number in its container.
+	PID     int
+	Address uint64
+	// Offset and Length are the part's, within the chunk, in bytes.
+	Offset, Length int
+}
+
+// Span is the addresses of the place.
+func (p Place) Span() Span { return Span{p.Address, p.Address + uint64(p.Length)} }
