@@ -155,3 +155,33 @@ type Place struct {
 
 // Span is the addresses of the place.
 func (p Place) Span() Span { return Span{p.Address, p.Address + uint64(p.Length)} }
+
+// Keep returns the parts of stretches that lie in a set, in the same order. They
+// share the stretches' content.
+func Keep(stretches []Stretch, set Set) []Stretch {
+	var out []Stretch
+	for _, s := range stretches {
+		span := s.Span()
+		for i, _ := set.Find(span.Start); i < len(set) && set[i].Start < span.End; i++ {
+			start, end := max(span.Start, set[i].Start), min(span.End, set[i].End)
+			out = append(out, Stretch{start, s.Data[start-span.Start : end-span.Start]})
+		}
+	}
+	return out
+}
+
+// Addresses returns the addresses of stretches.
+func Addresses(stretches []Stretch) Set {
+	spans := make([]Span, len(stretches))
+	for i, s := range stretches {
+		spans[i] = s.Span()
+	}
+	return NewSet(spans...)
+}
+
+// Merge returns two lists of stretches as one that ascends. They must not overlap.
+func Merge(a, b []Stretch) []Stretch {
+	merged := slices.Concat(a, b)
+	slices.SortFunc(merged, func(x, y Stretch) int { return cmp.Compare(x.Start, y.Start) })
+	return merged
+}

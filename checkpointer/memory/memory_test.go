@@ -61,3 +61,36 @@ func TestSets(t *testing.T) {
 		}
 	}
 }
+
+func TestStretches(t *testing.T) {
+	for seed := range uint64(5_000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		a, _ := numbers(r)
+		b, _ := numbers(r)
+		content := func(set Set) (out []Stretch) {
+			for _, span := range set {
+				s := Stretch{Start: span.Start}
+				for i := span.Start; i < span.End; i++ {
+					s.Data = append(s.Data, byte(i))
+				}
+				out = append(out, s)
+			}
+			return out
+		}
+		kept := Keep(content(a), b)
+		all := Merge(kept, content(Subtract(a, b)))
+		both := Intersect(a, b)
+		check(t, "kept", Addresses(kept), func(i int) bool { _, found := both.Find(uint64(i)); return found })
+		check(t, "merged", Addresses(all), func(i int) bool { _, found := a.Find(uint64(i)); return found })
+		for i, s := range all {
+			if i > 0 && all[i-1].Span().End > s.Start {
+				t.Fatalf("seed %d: out of order", seed)
+			}
+			for j, b := range s.Data {
+				if b != byte(s.Start)+byte(j) {
+					t.Fatalf("seed %d: wrong content at %d", seed, s.Start)
+				}
+			}
+		}
+	}
+}
