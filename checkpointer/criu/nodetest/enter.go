@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -223,12 +222,13 @@ func inheritCPUs(folder string) error {
 
 // removeCgroups removes groups and those below them. A group whose last process
 // has just died is busy for a moment.
-func removeCgroups(t *testing.T, folders []string) {
+func removeCgroups(folders []string) error {
+	var errs []error
 	for _, folder := range folders {
 		var below []string
 		entries, err := os.ReadDir(folder)
 		if err != nil {
-			t.Error(err)
+			errs = append(errs, err)
 			continue
 		}
 		for _, e := range entries {
@@ -236,14 +236,17 @@ func removeCgroups(t *testing.T, folders []string) {
 				below = append(below, filepath.Join(folder, e.Name()))
 			}
 		}
-		removeCgroups(t, below)
-		Eventually(t, 10*time.Second, "cgroup "+folder+" is free", func() bool {
-			err := os.Remove(folder)
-			if err != nil && !errors.Is(err, unix.EBUSY) {
-				t.Error(err)
-			}
-			return !errors.Is(err, unix.EBUSY)
-		})
+		errs = append(errs, removeCgroups(below), removeCgroup(folder))
+	}
+	return errors.Join(errs...)
+}
+
+func removeCgroup(folder string) error {
+	for limit := time.Now().Add(removeTime); ; time.Sleep(5 * time.Millisecond) {
+		err := os.Remove(folder)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(limit) {
+			return err
+		}
 	}
 }
 

@@ -1,15 +1,18 @@
 // Package nodetest runs a test inside a small node of its own: a Debian trixie
 // root file system with runc and CRIU, and mount, process, network, IPC, host
-// name and cgroup namespaces of its own. Tests import it, nothing else does.
+// name and cgroup namespaces of its own. Tests and benchmarks import it, nothing
+// that is installed does.
 //
 // When the node ends, the kernel ends every process in it and removes every
 // mount; the node's cgroups and folders are removed by the process that made it.
 package nodetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +52,14 @@ const (
 	System = "/lifeboat-test/system"
 )
 
+// T is what is needed of a test. *testing.T is one; a benchmark that is a program
+// of its own has another. Its Fatal and Fatalf do not return.
+type T interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 func init() {
 	switch os.Getenv(stageVariable) {
 	case stageEnter:
@@ -69,27 +80,8 @@ func init() {
 //	}
 func Inside(t *testing.T) bool {
 	t.Helper()
-	if os.Getenv(stageVariable) == stageTest {
+	if Within() {
 		return true
-	}
-	if os.Getuid() != 0 {
-		t.Fatal("this test makes namespaces and must run as root")
-	}
-	system, err := systemFolder()
-	if err != nil {
-		t.Fatalf("make the node's root file system: %v", err)
-	}
-	name := fmt.Sprintf("lifeboat-test-%d-%d", os.Getpid(), time.Now().UnixNano())
-	root := t.TempDir()
-	for _, dir := range []string{"upper", "work", "root", "disk"} {
-		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	groups, err := makeCgroups(name)
-	t.Cleanup(func() { removeCgroups(t, groups) })
-	if err != nil {
-		t.Fatalf("make the node's cgroups: %v", err)
 	}
 	args := []string{"-test.run=^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$", "-test.v", "-test.count=1"}
 	if deadline, ok := t.Deadline(); ok {
@@ -97,24 +89,59 @@ func Inside(t *testing.T) bool {
 		left := time.Until(deadline) - removeTime
 		args = append(args, "-test.timeout="+max(left, time.Second).String())
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), stageVariable+"="+stageEnter, rootVariable+"="+root+":"+system, cgroupVariable+"="+strings.Join(groups, ":"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET,
-		Pdeathsig:  syscall.SIGKILL,
-	}
-	runtime.LockOSThread() // the signal comes when the thread ends, not the process
-	defer runtime.UnlockOSThread()
-	output, err := cmd.CombinedOutput()
-	t.Logf("in the node:\n%s", output)
+	var output bytes.Buffer
+	err := Run(t.Context(), t.TempDir(), args, &output, &output)
+	t.Logf("in the node:\n%s", output.Bytes())
 	if err != nil {
 		t.Errorf("the test failed in its node: %v", err)
 	}
 	return false
+}
+
+// Within is whether this process runs in a node that Run has made.
+func Within() bool { return os.Getenv(stageVariable) == stageTest }
+
+// Run runs this program once more, with other arguments, as a process of a new
+// node, and waits until it ends; the end of ctx ends it. The node's files lie in
+// folder, which is on the disk that is to be the node's; what is in its folder
+// "disk" is seen below Disk.
+func Run(ctx context.Context, folder string, args []string, stdout, stderr io.Writer) (err error) {
+	if os.Getuid() != 0 {
+		return errors.New("a node is made of namespaces: run this as root")
+	}
+	system, err := systemFolder(ctx)
+	if err != nil {
+		return fmt.Errorf("make the node's root file system: %w", err)
+	}
+	for _, dir := range []string{"upper", "work", "root", "disk"} {
+		if err := os.MkdirAll(filepath.Join(folder, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	groups, err := makeCgroups(fmt.Sprintf("lifeboat-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	defer func() { err = errors.Join(err, removeCgroups(groups)) }()
+	if err != nil {
+		return fmt.Errorf("make the node's cgroups: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Env = append(os.Environ(), stageVariable+"="+stageEnter, rootVariable+"="+folder+":"+system, cgroupVariable+"="+strings.Join(groups, ":"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET,
+		Pdeathsig:  syscall.SIGKILL,
+		// An interrupt at the terminal is for this process, which then ends the node.
+		Setpgid: true,
+	}
+	runtime.LockOSThread() // the signal comes when the thread ends, not the process
+	defer runtime.UnlockOSThread()
+	if err := cmd.Run(); err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	return nil
 }
 
 // beInit is the first process of the node. It starts the test, and reaps every
@@ -147,7 +174,7 @@ func beInit() int {
 }
 
 // Eventually waits until done is true, and fails the test after limit.
-func Eventually(t *testing.T, limit time.Duration, what string, done func() bool) {
+func Eventually(t T, limit time.Duration, what string, done func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()

@@ -32,14 +32,24 @@ const workloadWord = "lifeboat-workload"
 // Main runs the tests of a package; or one of its workloads, by name, where
 // this process is a container's.
 func Main(m *testing.M, workloads map[string]func(args []string)) {
-	if len(os.Args) > 2 && os.Args[1] == workloadWord {
-		if os.Args[2] == "pause" {
-			workloads = map[string]func([]string){"pause": func([]string) { time.Sleep(time.Hour) }}
-		}
-		workloads[os.Args[2]](os.Args[3:])
+	if Workload(workloads) {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+// Workload runs one of the workloads where this process is a container's, and
+// says whether it is.
+func Workload(workloads map[string]func(args []string)) bool {
+	if len(os.Args) < 3 || os.Args[1] != workloadWord {
+		return false
+	}
+	if os.Args[2] == "pause" {
+		time.Sleep(time.Hour)
+		return true
+	}
+	workloads[os.Args[2]](os.Args[3:])
+	return true
 }
 
 // Pod is what a sandbox gives to the containers of a pod: namespaces for
@@ -52,7 +62,7 @@ type Pod struct {
 }
 
 // NewPod starts a pod's sandbox in the node. The node's end ends it.
-func NewPod(t *testing.T, name, uid string) *Pod {
+func NewPod(t T, name, uid string) *Pod {
 	t.Helper()
 	cmd := exec.Command(Program, workloadWord, "pause")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
@@ -103,7 +113,12 @@ type Container struct {
 
 // Spec is what differs from one container to another.
 type Spec struct {
-	Args        []string // the workload's name and arguments
+	Args []string // the workload's name and arguments
+	// Command is run instead of a workload.
+	Command []string
+	// Files are files and folders of the node, by their place in the container,
+	// which sees them and cannot change them.
+	Files       map[string]string
 	Terminal    bool
 	SharePID    string // a process namespace to join
 	Annotations map[string]string
@@ -115,7 +130,7 @@ type Spec struct {
 }
 
 // NewContainer makes a container's bundle as containerd would.
-func (p *Pod) NewContainer(t *testing.T, id, name string, spec Spec) *Container {
+func (p *Pod) NewContainer(t T, id, name string, spec Spec) *Container {
 	t.Helper()
 	c := &Container{ID: id, Name: name, Pod: p, Bundle: filepath.Join(Bundles, id), Upper: filepath.Join(Disk, "snapshots", id, "fs"), Output: new(Output)}
 	work, rootfs := filepath.Join(Disk, "snapshots", id, "work"), filepath.Join(c.Bundle, "rootfs")
@@ -152,6 +167,10 @@ func (c *Container) config(spec Spec, files string) object {
 	bind := func(destination, source string, more ...string) object {
 		return object{"destination": destination, "type": "bind", "source": source, "options": append([]string{"rbind", "rprivate", "rw"}, more...)}
 	}
+	command := spec.Command
+	if command == nil {
+		command = append([]string{"/workload", workloadWord}, spec.Args...)
+	}
 	pid := object{"type": "pid"}
 	if spec.SharePID != "" {
 		pid["path"] = spec.SharePID
@@ -171,7 +190,7 @@ func (c *Container) config(spec Spec, files string) object {
 		"ociVersion": "1.1.0",
 		"process": object{
 			"terminal": spec.Terminal, "user": object{"uid": 0, "gid": 0}, "cwd": "/",
-			"args":         append([]string{"/workload", workloadWord}, spec.Args...),
+			"args":         command,
 			"env":          []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME=" + c.Pod.Name},
 			"capabilities": object{"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
 		},
@@ -200,6 +219,9 @@ func (c *Container) config(spec Spec, files string) object {
 				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"},
 			"readonlyPaths": []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
+	}
+	for place, source := range spec.Files {
+		config["mounts"] = append(config["mounts"].([]object), bind(place, source, "ro"))
 	}
 	if spec.Restricted {
 		process := config["process"].(object)
@@ -247,7 +269,7 @@ func (c *Container) Runtime(program string, args ...string) error {
 }
 
 // Start creates and starts the container with runc.
-func (c *Container) Start(t *testing.T) {
+func (c *Container) Start(t T) {
 	t.Helper()
 	if err := c.Runtime("runc", "create", "--bundle", c.Bundle, "--pid-file", c.PidFile(), c.ID); err != nil {
 		t.Fatal(err)
@@ -258,7 +280,7 @@ func (c *Container) Start(t *testing.T) {
 }
 
 // Delete kills the container and removes it from runc.
-func (c *Container) Delete(t *testing.T) {
+func (c *Container) Delete(t T) {
 	t.Helper()
 	if err := c.Runtime("runc", "delete", "--force", c.ID); err != nil {
 		t.Fatal(err)
@@ -266,7 +288,7 @@ func (c *Container) Delete(t *testing.T) {
 }
 
 // Pid is the container's first process.
-func (c *Container) Pid(t *testing.T) int {
+func (c *Container) Pid(t T) int {
 	t.Helper()
 	content, err := os.ReadFile(c.PidFile())
 	if err != nil {
@@ -326,7 +348,7 @@ func (o *Output) last(prefix string) (rest string, found bool) {
 
 // WaitFor waits until a line begins with prefix and returns the rest of the
 // last such line.
-func (o *Output) WaitFor(t *testing.T, prefix string) string {
+func (o *Output) WaitFor(t T, prefix string) string {
 	t.Helper()
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		if rest, found := o.last(prefix); found {

@@ -13,8 +13,9 @@ import (
 )
 
 // systemFolder returns a folder with a Debian trixie root file system that has
-// runc and a CRIU for kernels from 6.16 on. The folder is made once, with apt, and kept in the user's cache.
-func systemFolder() (string, error) {
+// runc, a CRIU for kernels from 6.16 on, and redis to be checkpointed. The folder
+// is made once, with apt, and kept in the user's cache.
+func systemFolder(ctx context.Context) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -23,8 +24,8 @@ func systemFolder() (string, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	// Test programs of several packages run at the same time.
-	lock, err := os.OpenFile(filepath.Join(cache, "test-rootfs.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	// Programs of several packages run at the same time.
+	lock, err := os.OpenFile(filepath.Join(cache, "node-rootfs.lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return "", err
 	}
@@ -32,7 +33,7 @@ func systemFolder() (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", err
 	}
-	folder := filepath.Join(cache, "test-rootfs")
+	folder := filepath.Join(cache, "node-rootfs")
 	if _, err := os.Stat(folder); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return folder, err
 	}
@@ -40,10 +41,9 @@ func systemFolder() (string, error) {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return "", err
 	}
-	ctx := context.Background()
 	err = debian.Bootstrap(ctx, debian.Options{
 		Suite: "trixie", Variant: "minbase",
-		Include: []string{"runc", "criu", "iproute2", "iptables", "procps", "mount", "util-linux"},
+		Include: []string{"runc", "criu", "iproute2", "iptables", "procps", "mount", "util-linux", "redis-server"},
 	}, unfinished)
 	if err == nil {
 		err = debian.UnpackCRIU(ctx, unfinished)
