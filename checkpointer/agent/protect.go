@@ -228,7 +228,7 @@ func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1al
 	sealed, err := a.store.Seal(ctx, key, store.Generation{
 		Number: number, Epoch: epoch, TakenAt: dump.TakenAt, PodName: pod.Name,
 		Containers: names, Facts: facts, Bytes: dump.Bytes,
-	}, dir)
+	}, dir, nil)
 	if err != nil {
 		return none, nil, 0, fmt.Errorf("seal generation %d: %w", number, err)
 	}

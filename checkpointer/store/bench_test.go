@@ -47,13 +47,13 @@ func BenchmarkSeal(b *testing.B) {
 	for _, workers := range []int{1, 2} {
 		b.Run(fmt.Sprintf("unchanged/workers=%d", workers), func(b *testing.B) {
 			staged, s := stage(b, 1), benchStore(b, folderIn(b, realDisk), workers)
-			if _, err := s.Seal(ctx, key, store.Generation{}, staged); err != nil {
+			if _, err := s.Seal(ctx, key, store.Generation{}, staged, nil); err != nil {
 				b.Fatal(err)
 			}
 			b.SetBytes(benchBytes)
 			b.ReportAllocs()
 			for b.Loop() {
-				gen, err := s.Seal(ctx, key, store.Generation{}, staged)
+				gen, err := s.Seal(ctx, key, store.Generation{}, staged, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -71,7 +71,7 @@ func BenchmarkSeal(b *testing.B) {
 			b.SetBytes(benchBytes)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if _, err := s.Seal(ctx, key, store.Generation{}, staged[i%2]); err != nil {
+				if _, err := s.Seal(ctx, key, store.Generation{}, staged[i%2], nil); err != nil {
 					b.Fatal(err)
 				}
 				if err := s.Retain(key, 1); err != nil {
@@ -88,7 +88,7 @@ func BenchmarkMaterialize(b *testing.B) {
 	for _, workers := range []int{1, 2} {
 		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
 			s := benchStore(b, folderIn(b, realDisk), workers)
-			if _, err := s.Seal(ctx, key, store.Generation{}, stage(b, 1)); err != nil {
+			if _, err := s.Seal(ctx, key, store.Generation{}, stage(b, 1), nil); err != nil {
 				b.Fatal(err)
 			}
 			dir := filepath.Join(folderIn(b, memoryDisk), "restored")

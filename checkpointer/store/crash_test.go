@@ -179,7 +179,7 @@ func TestPowerCutAtAnyStep(t *testing.T) {
 	seal := func(n int64) {
 		dir, content := stageOne(t, int(n))
 		contents[n] = content
-		if _, err := s.Seal(t.Context(), crashKey, Generation{Number: n, TakenAt: time.Now()}, dir); err != nil {
+		if _, err := s.Seal(t.Context(), crashKey, Generation{Number: n, TakenAt: time.Now()}, dir, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -290,7 +290,7 @@ func checkAfterCrash(t testing.TB, dir string, keys KeySource, due promise, cont
 
 	// The store goes on from there.
 	staged, content := stageOne(t, 99)
-	gen, err := s.Seal(t.Context(), crashKey, Generation{}, staged)
+	gen, err := s.Seal(t.Context(), crashKey, Generation{}, staged, nil)
 	if err != nil {
 		return fmt.Errorf("seal after the crash: %w", err)
 	}
@@ -380,7 +380,7 @@ func importFrom(t testing.TB, s *Store, keys KeySource, contents map[int64]map[s
 	defer other.Close()
 	dir, content := stageOne(t, 4)
 	contents[4] = content
-	if _, err := other.Seal(t.Context(), crashKey, Generation{Number: 4}, dir); err != nil {
+	if _, err := other.Seal(t.Context(), crashKey, Generation{Number: 4}, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	files, err := other.Files(crashKey, 4)
@@ -421,7 +421,7 @@ func TestFailureAtAnyStep(t *testing.T) {
 			t.Fatal(err)
 		}
 		first, content := stageOne(t, 1)
-		if _, err := s.Seal(t.Context(), crashKey, Generation{}, first); err != nil {
+		if _, err := s.Seal(t.Context(), crashKey, Generation{}, first, nil); err != nil {
 			t.Fatal(err)
 		}
 		used := s.Used()
@@ -435,7 +435,7 @@ func TestFailureAtAnyStep(t *testing.T) {
 			return nil
 		}
 		second, secondContent := stageOne(t, 2)
-		_, err = s.Seal(t.Context(), crashKey, Generation{}, second)
+		_, err = s.Seal(t.Context(), crashKey, Generation{}, second, nil)
 		s.disk.before = nil
 		if err == nil {
 			t.Logf("%d steps", n)
@@ -458,7 +458,7 @@ func TestFailureAtAnyStep(t *testing.T) {
 		if s.Used() != used {
 			t.Fatalf("step %d: %d bytes became %d", at, used, s.Used())
 		}
-		if _, err := s.Seal(t.Context(), crashKey, Generation{}, second); err != nil {
+		if _, err := s.Seal(t.Context(), crashKey, Generation{}, second, nil); err != nil {
 			t.Fatalf("step %d: the next seal: %v", at, err)
 		}
 		if err := checkContent(t, s, 2, secondContent); err != nil {

@@ -6,31 +6,40 @@ import (
 	"fmt"
 	"os"
 	"path"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
-// Seal stores the files below stagedDir as the pod's next generation, and
-// returns it with its sizes set. When gen.Number is 0, Seal chooses the next
+// Seal stores the files below stagedDir and the memory of processes as the
+// pod's next generation, and returns it with its sizes set. Pages of a process
+// that are not fresh are as in the generation gen.Base; ErrNoBase says that it
+// cannot be had, and that every page must be given.
+//
+// When gen.Number is 0, Seal chooses the next
 // number; else it must be higher than every number that the pod ever used.
 //
 // When Seal returns without an error the generation is on stable storage. With
 // one, the store is as it was, but for generations that had to go to keep the
 // budget: ErrBudget and ErrDiskFull say that there is no room. The staged
 // files may be removed either way.
-func (s *Store) Seal(ctx context.Context, key Key, gen Generation, stagedDir string) (Generation, error) {
+func (s *Store) Seal(ctx context.Context, key Key, gen Generation, stagedDir string, processes []memory.Process) (Generation, error) {
 	if err := key.Validate(); err != nil {
 		return Generation{}, fmt.Errorf("seal: %w", err)
 	}
 	p := s.pod(key)
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	gen, err := s.seal(ctx, key, p, gen, stagedDir)
+	gen, err := s.seal(ctx, key, p, gen, stagedDir, processes)
 	if err != nil {
 		return Generation{}, fmt.Errorf("seal a generation of %s: %w", key, err)
 	}
 	return gen, nil
 }
 
-func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stagedDir string) (_ Generation, err error) {
+func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stagedDir string, processes []memory.Process) (_ Generation, err error) {
+	if len(processes) > 0 {
+		return Generation{}, fmt.Errorf("memory of processes: %w", errors.ErrUnsupported)
+	}
 	latest, err := s.latest(key)
 	if err != nil {
 		return Generation{}, err

@@ -37,7 +37,7 @@ func openIn(t testing.TB, dir string, options Options) *Store {
 
 func mustSeal(t testing.TB, s *Store, key Key, seed byte, takenAt time.Time) {
 	t.Helper()
-	if _, err := s.Seal(t.Context(), key, Generation{TakenAt: takenAt}, stageNoise(t, seed)); err != nil {
+	if _, err := s.Seal(t.Context(), key, Generation{TakenAt: takenAt}, stageNoise(t, seed), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -88,7 +88,7 @@ func TestBudget(t *testing.T) {
 
 	// Now only newest generations are left, and there is room for no other.
 	before := s.Used()
-	if _, err := s.Seal(t.Context(), Key{Namespace: "fifth", PodUID: "pod"}, Generation{}, stageNoise(t, 8)); !errors.Is(err, ErrBudget) {
+	if _, err := s.Seal(t.Context(), Key{Namespace: "fifth", PodUID: "pod"}, Generation{}, stageNoise(t, 8), nil); !errors.Is(err, ErrBudget) {
 		t.Fatalf("want ErrBudget, got %v", err)
 	}
 	if s.Used() != before {
@@ -142,7 +142,7 @@ func TestDiskFull(t *testing.T) {
 	mustSeal(t, s, crashKey, 1, time.Now())
 	used := s.Used()
 	for seed := byte(2); ; seed++ {
-		_, err := s.Seal(t.Context(), crashKey, Generation{}, stageNoise(t, seed))
+		_, err := s.Seal(t.Context(), crashKey, Generation{}, stageNoise(t, seed), nil)
 		if err == nil && seed < 10 {
 			used = s.Used()
 			continue
@@ -246,7 +246,7 @@ func TestWornSegmentsGo(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.Seal(t.Context(), crashKey, Generation{}, staged); err != nil {
+		if _, err := s.Seal(t.Context(), crashKey, Generation{}, staged, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Retain(crashKey, 1); err != nil {
@@ -285,7 +285,7 @@ func TestConcurrentUse(t *testing.T) {
 	for _, key := range keys {
 		writers.Go(func() {
 			for i := range 30 {
-				if _, err := s.Seal(ctx, key, Generation{}, staged[i%len(staged)]); err != nil {
+				if _, err := s.Seal(ctx, key, Generation{}, staged[i%len(staged)], nil); err != nil {
 					t.Error(err)
 				}
 				if err := s.Retain(key, 2); err != nil {

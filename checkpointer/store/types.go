@@ -51,7 +51,10 @@ type Generation struct {
 	Containers []string
 	// Facts are those of the node that the pod ran on.
 	Facts v1alpha1.NodeFacts
-	// Bytes is the size of the staged files. Seal sets it.
+	// Base is the number of the generation whose memory the pages that are not
+	// fresh are taken from; 0 when every page is fresh.
+	Base int64 `json:",omitempty"`
+	// Bytes is the size of the staged files and of the processes' pages. Seal sets it.
 	Bytes int64
 	// NewBytes is what the generation added to the store: its new segments and
 	// its manifest, after deduplication and compression. Seal sets it.
@@ -77,6 +80,10 @@ var (
 	ErrBudget = errors.New("store budget exceeded")
 	// ErrDiskFull means that the file system below the store has no space left.
 	ErrDiskFull = errors.New("disk full")
+	// ErrNoBase means that a generation cannot be built on Generation.Base: that
+	// one is not in the store, is damaged, was written with another key, or lacks
+	// a page that is not fresh. Every page must be given then.
+	ErrNoBase = errors.New("no base for the memory")
 	// ErrInUse means that the generation is being read or received.
 	ErrInUse = errors.New("in use")
 )

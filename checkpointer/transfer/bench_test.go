@@ -19,7 +19,7 @@ func BenchmarkReplicate(b *testing.B) {
 	if err := os.WriteFile(filepath.Join(staged, "memory"), storetest.Pages(1, bytes/storetest.PageSize), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	if _, err := from.store.Seal(b.Context(), pod, store.Generation{}, staged); err != nil {
+	if _, err := from.store.Seal(b.Context(), pod, store.Generation{}, staged, nil); err != nil {
 		b.Fatal(err)
 	}
 	b.SetBytes(bytes)

@@ -91,7 +91,7 @@ func tree(seed uint64) storetest.Tree {
 
 func (n *node) seal(t testing.TB, seed uint64) store.Generation {
 	t.Helper()
-	gen, err := n.store.Seal(t.Context(), pod, store.Generation{Epoch: 3, TakenAt: time.Now(), PodName: "cart-0", Containers: []string{"c"}}, tree(seed).Write(t))
+	gen, err := n.store.Seal(t.Context(), pod, store.Generation{Epoch: 3, TakenAt: time.Now(), PodName: "cart-0", Containers: []string{"c"}}, tree(seed).Write(t), nil)
 	check(t, err)
 	return gen
 }

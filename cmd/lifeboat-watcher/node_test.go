@@ -125,7 +125,7 @@ func runNode() error {
 			return err
 		}
 		if _, err := held.Seal(ctx, store.Key{Namespace: s.Namespace, PodUID: s.PodUID},
-			store.Generation{Number: s.Number, TakenAt: s.TakenAt, PodName: "p", Containers: []string{"app"}}, staged); err != nil {
+			store.Generation{Number: s.Number, TakenAt: s.TakenAt, PodName: "p", Containers: []string{"app"}}, staged, nil); err != nil {
 			return err
 		}
 	}

@@ -19,12 +19,13 @@ import (
 
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 )
 
 // Store is what the contract is about.
 type Store interface {
-	Seal(ctx context.Context, key store.Key, gen store.Generation, stagedDir string) (store.Generation, error)
+	Seal(ctx context.Context, key store.Key, gen store.Generation, stagedDir string, processes []memory.Process) (store.Generation, error)
 	List(key store.Key) ([]store.Generation, error)
 	Pods() ([]store.Key, error)
 	Files(key store.Key, number int64) ([]*peerv1.File, error)
@@ -77,7 +78,7 @@ func seal(t testing.TB, s Store, key store.Key, tree Tree) store.Generation {
 		Bytes: 99, NewBytes: 99, // not for the caller to say
 		Epoch: 4, TakenAt: time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC), PodName: "cart-0",
 		Containers: []string{"cart", "proxy"}, Facts: v1alpha1.NodeFacts{Architecture: "amd64", CRIUVersion: "4.2.1"},
-	}, tree.Write(t))
+	}, tree.Write(t), nil)
 	check(t, err)
 	return gen
 }
@@ -236,18 +237,18 @@ func numbers(t *testing.T, _ *Keys, f Fixture) {
 	if gen := seal(t, f.Store, pod, tree); gen.Number != 1 {
 		t.Fatalf("the first generation has number %d", gen.Number)
 	}
-	_, err := f.Store.Seal(context.Background(), pod, store.Generation{Number: 7}, tree.Write(t))
+	_, err := f.Store.Seal(context.Background(), pod, store.Generation{Number: 7}, tree.Write(t), nil)
 	check(t, err)
 	if gen := seal(t, f.Store, pod, tree); gen.Number != 8 {
 		t.Fatalf("after generation 7 comes %d", gen.Number)
 	}
 	for _, used := range []int64{1, 7, 8, -1} {
-		if _, err := f.Store.Seal(context.Background(), pod, store.Generation{Number: used}, tree.Write(t)); err == nil {
+		if _, err := f.Store.Seal(context.Background(), pod, store.Generation{Number: used}, tree.Write(t), nil); err == nil {
 			t.Errorf("number %d was used again", used)
 		}
 	}
 	for _, key := range []store.Key{{}, {Namespace: "..", PodUID: "x"}, {Namespace: "a", PodUID: "../b"}, {Namespace: "a", PodUID: ""}, {Namespace: "a/b", PodUID: "x"}} {
-		if _, err := f.Store.Seal(context.Background(), key, store.Generation{}, tree.Write(t)); err == nil {
+		if _, err := f.Store.Seal(context.Background(), key, store.Generation{}, tree.Write(t), nil); err == nil {
 			t.Errorf("%v was taken for a pod", key)
 		}
 	}
@@ -359,7 +360,7 @@ func cancellation(t *testing.T, _ *Keys, f Fixture) {
 	before := files(t, f.Dir)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := f.Store.Seal(ctx, pod, store.Generation{}, example(2).Write(t)); !errors.Is(err, context.Canceled) {
+	if _, err := f.Store.Seal(ctx, pod, store.Generation{}, example(2).Write(t), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled seal ended with %v", err)
 	}
 	if diff := cmp.Diff(before, files(t, f.Dir)); diff != "" {
@@ -376,7 +377,7 @@ func cancellation(t *testing.T, _ *Keys, f Fixture) {
 func specialFiles(t *testing.T, _ *Keys, f Fixture) {
 	dir := Tree{"file": "content"}.Write(t)
 	check(t, os.Symlink("/etc/passwd", filepath.Join(dir, "link")))
-	if _, err := f.Store.Seal(context.Background(), pod, store.Generation{}, dir); err == nil {
+	if _, err := f.Store.Seal(context.Background(), pod, store.Generation{}, dir, nil); err == nil {
 		t.Error("a symbolic link was sealed")
 	}
 }
