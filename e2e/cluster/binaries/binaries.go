@@ -14,13 +14,31 @@ import (
 // them, which takes minutes, and tells progress each step. The working folder must lie in
 // the Lifeboat repository.
 func Kubernetes(ctx context.Context, progress func(step string)) (folder string, err error) {
-	module, err := image.Module("")
+	cache, err := openCache(progress)
 	if err != nil {
 		return "", err
+	}
+	return cache.Binaries(ctx)
+}
+
+// S3Server returns the program of an S3 server, versitygw. It lies in the same cache and
+// is built, within a minute, by whoever needs it first.
+func S3Server(ctx context.Context, progress func(step string)) (program string, err error) {
+	cache, err := openCache(progress)
+	if err != nil {
+		return "", err
+	}
+	return cache.S3Server(ctx)
+}
+
+func openCache(progress func(step string)) (provision.Cache, error) {
+	module, err := image.Module("")
+	if err != nil {
+		return provision.Cache{}, err
 	}
 	dir, err := provision.DefaultDir()
 	if err != nil {
-		return "", err
+		return provision.Cache{}, err
 	}
-	return provision.Cache{Dir: provision.CacheDir(dir), Module: module, Progress: progress}.Binaries(ctx)
+	return provision.Cache{Dir: provision.CacheDir(dir), Module: module, Progress: progress}, nil
 }

@@ -70,21 +70,11 @@ func (c Cache) Binaries(ctx context.Context) (string, error) {
 	version := strings.Split(KubernetesVersion, ".")
 	ldflags := fmt.Sprintf("-s -w -X k8s.io/component-base/version.gitVersion=v%s -X k8s.io/component-base/version.gitMajor=%s -X k8s.io/component-base/version.gitMinor=%s",
 		KubernetesVersion, version[0], version[1])
-	key := []string{ldflags}
-	for _, name := range []string{"go.mod", "go.sum"} {
-		text, err := os.ReadFile(filepath.Join(module, name))
-		if err != nil {
-			return "", fmt.Errorf("build Kubernetes: %w", err)
-		}
-		key = append(key, string(text))
-	}
-	goVersion := exec.CommandContext(ctx, "go", "version")
-	goVersion.Dir = module // the module may choose another Go than the one on the PATH
-	toolchain, err := goVersion.Output()
+	key, err := moduleKey(ctx, module)
 	if err != nil {
-		return "", fmt.Errorf("build Kubernetes: run go: %w (install Go and put it on the PATH)", err)
+		return "", fmt.Errorf("build Kubernetes: %w", err)
 	}
-	key = append(key, string(toolchain))
+	key = append([]string{ldflags}, key...)
 	return c.once(ctx, "kubernetes", key, "building Kubernetes and etcd, some minutes the first time", func(ctx context.Context, dir string) error {
 		var reports sync.WaitGroup
 		defer reports.Wait()
@@ -106,6 +96,42 @@ func (c Cache) Binaries(ctx context.Context) (string, error) {
 		}
 		return nil
 	})
+}
+
+// moduleKey is what the programs of a module of tools depend on: its versions, and the Go
+// that builds them.
+func moduleKey(ctx context.Context, module string) ([]string, error) {
+	var key []string
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(filepath.Join(module, name))
+		if err != nil {
+			return nil, err
+		}
+		key = append(key, string(text))
+	}
+	goVersion := exec.CommandContext(ctx, "go", "version")
+	goVersion.Dir = module // the module may choose another Go than the one on the PATH
+	toolchain, err := goVersion.Output()
+	if err != nil {
+		return nil, fmt.Errorf("run go: %w (install Go and put it on the PATH)", err)
+	}
+	return append(key, string(toolchain)), nil
+}
+
+// S3Server returns the program of an S3 server.
+func (c Cache) S3Server(ctx context.Context) (string, error) {
+	module := filepath.Join(c.Module, "e2e/s3")
+	key, err := moduleKey(ctx, module)
+	if err != nil {
+		return "", fmt.Errorf("build the S3 server: %w", err)
+	}
+	folder, err := c.once(ctx, "s3", key, "building the S3 server, a minute the first time", func(ctx context.Context, dir string) error {
+		return image.GoBinary(ctx, module, "github.com/versity/versitygw/cmd/versitygw", filepath.Join(dir, "versitygw"), "-ldflags=-s -w")
+	})
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(folder, "versitygw"), nil
 }
 
 // builtName is what go build calls a package's program.
