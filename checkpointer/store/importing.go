@@ -147,6 +147,7 @@ type Incoming struct {
 	file     *diskFile
 	size     int64
 	received int64
+	failed   bool // its content is wrong, or could not be written
 	// head is the start of a segment, or all of a manifest.
 	head []byte
 }
@@ -166,9 +167,7 @@ func (i *Import) Create(name string, size int64) (*Incoming, error) {
 	if err := i.store.reserve(Key{}, size); err != nil {
 		return nil, fmt.Errorf("receive %s of %s: %w", name, i.key, err)
 	}
-	// A name of its own, because the same file may be on its way from two nodes.
-	temporary := i.key.path(name) + "." + newFileID().String() + temporarySuffix
-	file, err := i.store.disk.create(temporary)
+	file, err := i.store.disk.create(i.temporary(name))
 	if err != nil {
 		i.store.used.Add(-size)
 		return nil, fmt.Errorf("receive %s of %s: %w", name, i.key, err)
@@ -176,8 +175,15 @@ func (i *Import) Create(name string, size int64) (*Incoming, error) {
 	return &Incoming{imp: i, name: name, file: file, size: size}, nil
 }
 
+// temporary is a name of its own for each attempt, because the same file may be
+// on its way from two nodes.
+func (i *Import) temporary(name string) string {
+	return i.key.path(name) + "." + newFileID().String() + temporarySuffix
+}
+
 func (in *Incoming) Write(data []byte) (int, error) {
 	if int64(len(data)) > in.size-in.received {
+		in.failed = true
 		return 0, fmt.Errorf("%s is longer than the %d bytes it was announced with: %w", in.name, in.size, fs.ErrInvalid)
 	}
 	if _, isManifest := parseManifestName(in.name); isManifest {
@@ -187,6 +193,7 @@ func (in *Incoming) Write(data []byte) (int, error) {
 	}
 	n, err := in.file.Write(data)
 	in.received += int64(n)
+	in.failed = in.failed || err != nil
 	return n, err
 }
 
@@ -293,10 +300,12 @@ func (in *Incoming) place(folder string) error {
 	return s.disk.syncFolder(in.imp.key.path(folder))
 }
 
-// Abort gives the file up.
+// Abort gives the file up. What was received of a segment stays for Resume.
 func (in *Incoming) Abort() {
 	in.file.Close()
-	in.abandon()
+	if !in.keep() {
+		in.abandon()
+	}
 }
 
 func (in *Incoming) abandon() {

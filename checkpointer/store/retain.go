@@ -99,6 +99,9 @@ func (s *Store) collectSegments(ctx context.Context, key Key) error {
 	if p.imports > 0 {
 		return nil
 	}
+	if err := s.collectPartials(key); err != nil {
+		return err
+	}
 	numbers, err := s.numbers(key)
 	if err != nil {
 		return err
@@ -231,6 +234,9 @@ func (s *Store) reserve(writer Key, bytes int64) error {
 func (s *Store) makeRoom(writer Key) error {
 	keys, err := s.Pods()
 	if err != nil {
+		return err
+	}
+	if err := s.dropPartials(keys); err != nil {
 		return err
 	}
 	type candidate struct {

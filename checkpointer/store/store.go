@@ -26,7 +26,6 @@ type Options struct {
 	// MaxBytes is the most that all files of the store may take; 0 means no limit.
 	MaxBytes int64
 	// SegmentBytes is the size at which a new segment is begun; 0 means 64 MiB.
-	// A copy to another node is resumed segment by segment.
 	SegmentBytes int64
 	// Workers is how many chunks are worked on at once; 0 means one for each processor.
 	Workers int
@@ -130,6 +129,9 @@ func (s *Store) tidy() error {
 		info, err := entry.Info()
 		if err != nil {
 			return err
+		}
+		if isStalePartial(info) {
+			return s.disk.remove(name)
 		}
 		s.used.Add(info.Size())
 		return nil
