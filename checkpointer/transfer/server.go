@@ -1,16 +1,16 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
@@ -21,13 +21,18 @@ import (
 // ServerOptions and credentials from identity.
 type Server struct {
 	peerv1.UnimplementedPeerServer
-	store *store.Store
+	store    *store.Store
+	sessions sessions
+	// sessionIdle is how long a session lasts in which nothing is read.
+	sessionIdle time.Duration
 }
 
 var _ peerv1.PeerServer = (*Server)(nil)
 
 // NewServer returns a server of the store's files.
-func NewServer(s *store.Store) *Server { return &Server{store: s} }
+func NewServer(s *store.Store) *Server {
+	return &Server{store: s, sessions: sessions{open: map[sessionID]*session{}}, sessionIdle: sessionIdle}
+}
 
 // ServerOptions are the options, beside credentials, of a gRPC server with a Server.
 func ServerOptions() []grpc.ServerOption {
@@ -35,7 +40,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.InitialWindowSize(windowSize),
 		grpc.InitialConnWindowSize(2 * windowSize),
-		grpc.MaxConcurrentStreams(64),
+		grpc.MaxConcurrentStreams(maxStreams),
 		// A peer that lost its power takes its half-received files with it.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -69,7 +74,17 @@ func (s *Server) Missing(_ context.Context, req *peerv1.MissingRequest) (*peerv1
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	return &peerv1.MissingResponse{Names: names}, nil
+	partials, err := s.store.Partials(key)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	response := &peerv1.MissingResponse{Names: names}
+	for _, p := range partials {
+		if slices.Contains(names, p.Name) {
+			response.Partials = append(response.Partials, &peerv1.Partial{Name: p.Name, Size: p.Size})
+		}
+	}
+	return response, nil
 }
 
 // Put receives files.
@@ -97,7 +112,8 @@ func (s *Server) put(stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1
 	r := &receiver{imp: imp}
 	defer r.close()
 	for {
-		if err := r.piece(stream.Context(), req.GetName(), req.GetSize(), req.GetData()); err != nil {
+		next := piece{name: req.GetName(), size: req.GetSize(), offset: req.GetOffset(), hash: req.GetHash(), data: req.GetData()}
+		if err := r.piece(stream.Context(), next); err != nil {
 			return 0, err
 		}
 		if req, err = stream.Recv(); errors.Is(err, io.EOF) {
@@ -106,8 +122,8 @@ func (s *Server) put(stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1
 			return 0, err
 		}
 	}
-	if r.incoming != nil {
-		return 0, status.Errorf(codes.InvalidArgument, "the stream ended %d bytes before its file", r.left)
+	if err := r.end(); err != nil {
+		return 0, err
 	}
 	return r.received, nil
 }
@@ -132,12 +148,33 @@ func (s *Server) Get(req *peerv1.GetRequest, stream grpc.ServerStreamingServer[p
 		if have[f.GetName()] {
 			continue
 		}
-		err := sendFile(s.store, key, f, buf, func(name string, size int64, data []byte) error {
-			return stream.Send(&peerv1.GetResponse{Name: name, Size: size, Data: data})
-		})
+		offset, err := s.common(stream.Context(), key, f, req.GetPartials())
+		if err == nil {
+			err = sendFile(s.store, key, f, offset, nil, buf, func(next piece) error {
+				return stream.Send(&peerv1.GetResponse{Name: next.name, Size: next.size, Offset: next.offset, Data: next.data})
+			})
+		}
 		if err != nil {
 			return toStatus(fmt.Errorf("send %s of %s: %w", f.GetName(), key, err))
 		}
 	}
 	return nil
+}
+
+// common returns how many bytes of a file the asker has: those of its partial,
+// when the file begins with them.
+func (s *Server) common(ctx context.Context, key store.Key, f *peerv1.File, partials []*peerv1.Partial) (int64, error) {
+	for _, p := range partials {
+		if p.GetName() != f.GetName() || p.GetSize() <= 0 || p.GetSize() >= f.GetSize() {
+			continue
+		}
+		hash, err := s.store.HashSegment(ctx, key, f.GetName(), p.GetSize())
+		if err != nil {
+			return 0, err
+		}
+		if bytes.Equal(hash, p.GetHash()) {
+			return p.GetSize(), nil
+		}
+	}
+	return 0, nil
 }

@@ -1,10 +1,9 @@
-package transfer
+package transfer_test
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +21,8 @@ import (
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store/storetest"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer/holdertest"
 	"github.com/lifeboat-dev/lifeboat/identity"
 )
 
@@ -35,7 +36,8 @@ const segmentBytes = 128 << 10
 type node struct {
 	store   *store.Store
 	dir     string
-	client  *Client
+	client  *transfer.Client
+	server  *transfer.Server
 	address string
 }
 
@@ -57,8 +59,9 @@ func newNode(t testing.TB, authority *identity.Authority, keys store.KeySource, 
 	check(t, err)
 	serverTLS, err := authority.ServerTLS("server")
 	check(t, err)
-	server := grpc.NewServer(append(ServerOptions(), grpc.Creds(credentials.NewTLS(serverTLS)))...)
-	peerv1.RegisterPeerServer(server, NewServer(n.store))
+	n.server = transfer.NewServer(n.store)
+	server := grpc.NewServer(append(transfer.ServerOptions(), grpc.Creds(credentials.NewTLS(serverTLS)))...)
+	peerv1.RegisterPeerServer(server, n.server)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 	n.address = listener.Addr().String()
@@ -66,7 +69,7 @@ func newNode(t testing.TB, authority *identity.Authority, keys store.KeySource, 
 	go func() { served <- server.Serve(listener) }()
 	clientTLS, err := authority.ClientTLS("client")
 	check(t, err)
-	n.client = NewClient(n.store, clientTLS)
+	n.client = transfer.NewClient(n.store, clientTLS)
 	t.Cleanup(func() {
 		n.client.Close()
 		server.Stop()
@@ -165,34 +168,11 @@ func TestHeldAndFetch(t *testing.T) {
 	}
 }
 
-// cutAfter is a way to a node on which the connection is cut once that many
-// bytes have gone to one side.
-func cutAfter(t testing.TB, address string, limit int64) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", address)
-			if err != nil {
-				near.Close()
-				return
-			}
-			pipe := func(to, from net.Conn) {
-				io.CopyN(to, from, limit)
-				to.Close()
-				from.Close()
-			}
-			go pipe(near, far)
-			go pipe(far, near)
-		}
-	}()
-	return listener.Addr().String()
+// proxy is a way to a node on which a fault happens after that many bytes.
+func proxy(t testing.TB, address string, fault holdertest.Fault, after int64) string {
+	p := holdertest.NewProxy(t, address)
+	p.Break(fault, after)
+	return p.Address
 }
 
 func TestInterruptedReplicateGoesOn(t *testing.T) {
@@ -200,7 +180,7 @@ func TestInterruptedReplicateGoesOn(t *testing.T) {
 	gen := a.seal(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	half := stopAfter(t, b.address, gen.NewBytes/2)
+	half := proxy(t, b.address, holdertest.Silence, gen.NewBytes/2)
 	interrupted := make(chan error, 1)
 	go func() {
 		_, err := a.client.Replicate(ctx, half, pod, 1)
@@ -232,7 +212,7 @@ func TestInterruptedReplicateGoesOn(t *testing.T) {
 func TestInterruptedFetchGoesOn(t *testing.T) {
 	a, b := newPair(t)
 	gen := a.seal(t, 1)
-	if err := b.client.Fetch(t.Context(), cutAfter(t, a.address, gen.NewBytes*2/3), pod, 1); err == nil {
+	if err := b.client.Fetch(t.Context(), proxy(t, a.address, holdertest.Cut, gen.NewBytes*2/3), pod, 1); err == nil {
 		t.Fatal("the connection was cut, and Fetch did not notice")
 	}
 	segments, err := b.store.Segments(pod)
@@ -258,9 +238,9 @@ func TestCancelledReplicateLeavesNoGeneration(t *testing.T) {
 }
 
 // damage alters a byte in the middle of each segment of a node.
-func (n *node) damage(t testing.TB) {
+func (n *node) damage(t testing.TB, key store.Key) {
 	t.Helper()
-	segments, err := filepath.Glob(filepath.Join(n.dir, pod.Namespace, pod.PodUID, "segments", "*.seg"))
+	segments, err := filepath.Glob(filepath.Join(n.dir, key.Namespace, key.PodUID, "segments", "*.seg"))
 	check(t, err)
 	for _, name := range segments {
 		content, err := os.ReadFile(name)
@@ -282,7 +262,7 @@ func TestDamageIsMended(t *testing.T) {
 	}
 	for name, mend := range mend {
 		t.Run(name, func(t *testing.T) {
-			b.damage(t)
+			b.damage(t, pod)
 			// Each look finds the first damaged segment; mending goes on from there.
 			for attempt := 0; ; attempt++ {
 				err := b.store.Verify(t.Context(), pod, 1)
@@ -328,7 +308,7 @@ func TestStrangersAreRefused(t *testing.T) {
 			config, err := ours.ClientTLS("client")
 			check(t, err)
 			config.GetClientCertificate = nil
-			c := NewClient(a.store, config)
+			c := transfer.NewClient(a.store, config)
 			defer c.Close()
 			_, err = c.Held(ctx, a.address, pod)
 			return err
@@ -364,51 +344,20 @@ func TestDeadPeerFailsFast(t *testing.T) {
 			if _, err := a.client.Held(t.Context(), address, pod); status.Code(err) != codes.Unavailable {
 				t.Errorf("%s: want Unavailable, got %v", name, err)
 			}
-			if took := time.Since(start); took > 2*dialTimeout {
+			if took := time.Since(start); took > 2*transfer.DialTimeout {
 				t.Errorf("%s: it took %s to notice", name, took)
 			}
 		}
 	}
 }
 
-// stopAfter is a way to a node that goes silent, without an end of the
-// connection, once that many bytes have gone to one side.
-func stopAfter(t testing.TB, address string, limit int64) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	done := make(chan struct{})
-	t.Cleanup(func() { close(done); listener.Close() })
-	go func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", address)
-			if err != nil {
-				near.Close()
-				return
-			}
-			for to, from := range map[net.Conn]net.Conn{near: far, far: near} {
-				go func() {
-					io.CopyN(to, from, limit)
-					<-done
-					to.Close()
-				}()
-			}
-		}
-	}()
-	return listener.Addr().String()
-}
-
 func TestStalledFetchEnds(t *testing.T) {
 	a, b := newPair(t)
 	gen := a.seal(t, 1)
-	b.client.getStall = 300 * time.Millisecond
+	b.client.SetPatience(300 * time.Millisecond)
 	start := time.Now()
-	if err := b.client.Fetch(t.Context(), stopAfter(t, a.address, gen.NewBytes/2), pod, 1); !errors.Is(err, errStalled) {
-		t.Errorf("want %v, got %v", errStalled, err)
+	if err := b.client.Fetch(t.Context(), proxy(t, a.address, holdertest.Silence, gen.NewBytes/2), pod, 1); !errors.Is(err, transfer.ErrStalled) {
+		t.Errorf("want %v, got %v", transfer.ErrStalled, err)
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("it took %s to notice", took)
@@ -428,7 +377,7 @@ func TestServerRefusesWhatIsNoGeneration(t *testing.T) {
 		check(t, err)
 		return data
 	}
-	peer, err := a.client.peer(b.address)
+	peer, err := a.client.Dial(b.address)
 	check(t, err)
 	put := func(requests ...*peerv1.PutRequest) error {
 		stream, err := peer.Put(t.Context())
@@ -441,7 +390,7 @@ func TestServerRefusesWhatIsNoGeneration(t *testing.T) {
 		_, err = stream.CloseAndRecv()
 		return err
 	}
-	ours, junk := fromKey(pod), bytes.Repeat([]byte{1}, 100)
+	ours, junk := &peerv1.PodKey{Namespace: pod.Namespace, PodUid: pod.PodUID}, bytes.Repeat([]byte{1}, 100)
 	sized := func(name string, data []byte) *peerv1.PutRequest {
 		return &peerv1.PutRequest{Pod: ours, Name: name, Size: int64(len(data)), Data: data}
 	}

@@ -1,14 +1,13 @@
-// Package transfer copies generations between the stores of nodes, file by
-// file, over gRPC with mutual TLS. A copy that was interrupted goes on with
-// what is missing.
+// Package transfer keeps copies of generations away from the node: it copies
+// them between the stores of nodes, file by file, and reads them piece by piece
+// where they are, over gRPC with mutual TLS. A copy that was interrupted goes on
+// with what is missing.
 package transfer
 
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -37,7 +36,7 @@ func toStatus(err error) error {
 		return nil
 	case errors.Is(err, store.ErrNotFound):
 		code = codes.NotFound
-	case errors.As(err, &damaged):
+	case errors.As(err, &damaged), errors.Is(err, store.ErrNoPartial):
 		code = codes.FailedPrecondition
 	case errors.Is(err, store.ErrBudget), errors.Is(err, store.ErrDiskFull):
 		code = codes.ResourceExhausted
@@ -73,6 +72,10 @@ func fromStatus(err error) error {
 		return &peerError{err, store.ErrNotFound}
 	case codes.ResourceExhausted:
 		return &peerError{err, store.ErrBudget}
+	case codes.Canceled:
+		return &peerError{err, context.Canceled}
+	case codes.DeadlineExceeded:
+		return &peerError{err, context.DeadlineExceeded}
 	}
 	return err
 }
@@ -95,95 +98,3 @@ func toGeneration(g *peerv1.Generation) store.Generation {
 	return store.Generation{Number: g.GetNumber(), Epoch: g.GetEpoch(), TakenAt: g.GetTakenAt().AsTime(), Bytes: g.GetBytes(),
 		Containers: g.GetContainers(), PodName: g.GetPodName()}
 }
-
-// sendFile sends one file of a store in pieces. The first one has its name and size.
-func sendFile(s *store.Store, key store.Key, f *peerv1.File, buf []byte, send func(name string, size int64, data []byte) error) error {
-	file, err := s.OpenFile(key, f.GetName())
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	name, size := f.GetName(), f.GetSize()
-	for left := f.GetSize(); left > 0; {
-		piece := buf[:min(left, int64(len(buf)))]
-		if _, err := io.ReadFull(file, piece); errors.Is(err, io.EOF) {
-			return io.ErrUnexpectedEOF // not to be mistaken for the stream's end
-		} else if err != nil {
-			return err
-		}
-		if err := send(name, size, piece); err != nil {
-			return err
-		}
-		name, size = "", 0
-		left -= int64(len(piece))
-	}
-	return nil
-}
-
-// receiver puts pieces that arrive into a store.
-type receiver struct {
-	imp      *store.Import
-	incoming *store.Incoming
-	left     int64 // of the file that is arriving
-	received int64
-}
-
-// piece takes the next piece of the file that is arriving, or the first one of
-// the next file. It returns after the last piece of a file when the file is on
-// stable storage.
-func (r *receiver) piece(ctx context.Context, name string, size int64, data []byte) error {
-	if name != "" {
-		if r.incoming != nil {
-			return status.Errorf(codes.InvalidArgument, "%s begins %d bytes before the end of the file before it", name, r.left)
-		}
-		incoming, err := r.imp.Create(name, size)
-		if err != nil {
-			return err
-		}
-		r.incoming, r.left = incoming, size
-	}
-	if r.incoming == nil {
-		return status.Error(codes.InvalidArgument, "a piece without a file")
-	}
-	n, err := r.incoming.Write(data)
-	r.left -= int64(n)
-	r.received += int64(n)
-	if err != nil || r.left > 0 {
-		return err
-	}
-	incoming := r.incoming
-	r.incoming = nil
-	return incoming.Commit(ctx)
-}
-
-// close gives up the file that is arriving, if there is one.
-func (r *receiver) close() {
-	if r.incoming != nil {
-		r.incoming.Abort()
-	}
-	r.imp.Close()
-}
-
-// watchdog ends a context when the other node makes no progress.
-type watchdog struct {
-	timer *time.Timer
-	limit time.Duration
-}
-
-// watch returns a context that ends, with errStalled as its cause, when the
-// watchdog's limit passes without a call of progress or pause.
-func watch(ctx context.Context, limit time.Duration) (context.Context, *watchdog, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watchdog{time.AfterFunc(limit, func() { cancel(errStalled) }), limit}
-	return ctx, w, func() {
-		w.timer.Stop()
-		cancel(nil)
-	}
-}
-
-func (w *watchdog) progress() { w.timer.Reset(w.limit) }
-
-// pause keeps it quiet until the next progress, while this node is the slow one.
-func (w *watchdog) pause() { w.timer.Stop() }
-
-var errStalled = errors.New("the other node stopped answering")

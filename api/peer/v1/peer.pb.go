@@ -370,8 +370,10 @@ func (x *MissingRequest) GetFiles() []*File {
 }
 
 type MissingResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Names []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// What an interrupted copy left of some of them.
+	Partials      []*Partial `protobuf:"bytes,2,rep,name=partials,proto3" json:"partials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -413,20 +415,94 @@ func (x *MissingResponse) GetNames() []string {
 	return nil
 }
 
+func (x *MissingResponse) GetPartials() []*Partial {
+	if x != nil {
+		return x.Partials
+	}
+	return nil
+}
+
+// Partial is the beginning of a segment.
+type Partial struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size  int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// The BLAKE3 hash of these bytes, with 32 bytes; not in a MissingResponse.
+	Hash          []byte `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Partial) Reset() {
+	*x = Partial{}
+	mi := &file_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Partial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Partial) ProtoMessage() {}
+
+func (x *Partial) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Partial.ProtoReflect.Descriptor instead.
+func (*Partial) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Partial) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Partial) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Partial) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 // PutRequest is a piece of a file; pieces of a file come in order, files one after another.
 type PutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pod           *PodKey                `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`    // in the first message only
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`  // in the first piece of each file only
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // with name: the size of the whole file
-	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pod   *PodKey                `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`    // in the first message only
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`  // in the first piece of each file only
+	Size  int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // with name: the size of the whole file
+	Data  []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// With name, where the receiver has the beginning of the segment already: how
+	// many bytes of it are left out, and their BLAKE3 hash. When the receiver has
+	// others, it drops what it has, and answers FAILED_PRECONDITION.
+	Offset        int64  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	Hash          []byte `protobuf:"bytes,6,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_peer_proto_msgTypes[7]
+	mi := &file_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +514,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[7]
+	mi := &file_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +527,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{7}
+	return file_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PutRequest) GetPod() *PodKey {
@@ -482,6 +558,20 @@ func (x *PutRequest) GetData() []byte {
 	return nil
 }
 
+func (x *PutRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *PutRequest) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 type PutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -491,7 +581,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +593,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +606,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PutResponse) GetBytes() int64 {
@@ -531,14 +621,16 @@ type GetRequest struct {
 	Pod        *PodKey                `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
 	Generation int64                  `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	// The files that the asker already has, and does not want.
-	Have          []string `protobuf:"bytes,3,rep,name=have,proto3" json:"have,omitempty"`
+	Have []string `protobuf:"bytes,3,rep,name=have,proto3" json:"have,omitempty"`
+	// What the asker has of others. Of those that begin so, only the rest is sent.
+	Partials      []*Partial `protobuf:"bytes,4,rep,name=partials,proto3" json:"partials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +642,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +655,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetRequest) GetPod() *PodKey {
@@ -587,19 +679,29 @@ func (x *GetRequest) GetHave() []string {
 	return nil
 }
 
+func (x *GetRequest) GetPartials() []*Partial {
+	if x != nil {
+		return x.Partials
+	}
+	return nil
+}
+
 // GetResponse is a piece of a file, as in PutRequest; the manifest comes last.
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size  int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Data  []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// With name: how many bytes of the file are left out, 0 or the size of the
+	// asker's Partial.
+	Offset        int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +713,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +726,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetResponse) GetName() string {
@@ -642,6 +744,233 @@ func (x *GetResponse) GetSize() int64 {
 }
 
 func (x *GetResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *GetResponse) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type OpenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pod           *PodKey                `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	Generation    int64                  `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenRequest) Reset() {
+	*x = OpenRequest{}
+	mi := &file_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenRequest) ProtoMessage() {}
+
+func (x *OpenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
+func (*OpenRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *OpenRequest) GetPod() *PodKey {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *OpenRequest) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+type OpenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the open generation in a ReadRequest.
+	Session []byte `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The generation's files, the manifest last.
+	Files         []*File `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenResponse) Reset() {
+	*x = OpenResponse{}
+	mi := &file_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenResponse) ProtoMessage() {}
+
+func (x *OpenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
+func (*OpenResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *OpenResponse) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *OpenResponse) GetFiles() []*File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+type ReadRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Offset  int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// At most 8 MiB.
+	Length        int64 `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReadRequest) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *ReadRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ReadRequest) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+// ReadResponse is the next piece of the range.
+type ReadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadResponse) Reset() {
+	*x = ReadResponse{}
+	mi := &file_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadResponse) ProtoMessage() {}
+
+func (x *ReadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
+func (*ReadResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReadResponse) GetData() []byte {
 	if x != nil {
 		return x.Data
 	}
@@ -677,33 +1006,59 @@ const file_peer_proto_rawDesc = "" +
 	"\x02id\x18\x03 \x01(\fR\x02id\"j\n" +
 	"\x0eMissingRequest\x12*\n" +
 	"\x03pod\x18\x01 \x01(\v2\x18.lifeboat.peer.v1.PodKeyR\x03pod\x12,\n" +
-	"\x05files\x18\x02 \x03(\v2\x16.lifeboat.peer.v1.FileR\x05files\"'\n" +
+	"\x05files\x18\x02 \x03(\v2\x16.lifeboat.peer.v1.FileR\x05files\"^\n" +
 	"\x0fMissingResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"t\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x125\n" +
+	"\bpartials\x18\x02 \x03(\v2\x19.lifeboat.peer.v1.PartialR\bpartials\"E\n" +
+	"\aPartial\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\"\xa0\x01\n" +
 	"\n" +
 	"PutRequest\x12*\n" +
 	"\x03pod\x18\x01 \x01(\v2\x18.lifeboat.peer.v1.PodKeyR\x03pod\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"#\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x16\n" +
+	"\x06offset\x18\x05 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04hash\x18\x06 \x01(\fR\x04hash\"#\n" +
 	"\vPutResponse\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"l\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"\xa3\x01\n" +
 	"\n" +
 	"GetRequest\x12*\n" +
 	"\x03pod\x18\x01 \x01(\v2\x18.lifeboat.peer.v1.PodKeyR\x03pod\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x03R\n" +
 	"generation\x12\x12\n" +
-	"\x04have\x18\x03 \x03(\tR\x04have\"I\n" +
+	"\x04have\x18\x03 \x03(\tR\x04have\x125\n" +
+	"\bpartials\x18\x04 \x03(\v2\x19.lifeboat.peer.v1.PartialR\bpartials\"a\n" +
 	"\vGetResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data2\xa9\x02\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"Y\n" +
+	"\vOpenRequest\x12*\n" +
+	"\x03pod\x18\x01 \x01(\v2\x18.lifeboat.peer.v1.PodKeyR\x03pod\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x03R\n" +
+	"generation\"V\n" +
+	"\fOpenResponse\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12,\n" +
+	"\x05files\x18\x02 \x03(\v2\x16.lifeboat.peer.v1.FileR\x05files\"k\n" +
+	"\vReadRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\x04 \x01(\x03R\x06length\"\"\n" +
+	"\fReadResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xbb\x03\n" +
 	"\x04Peer\x12E\n" +
 	"\x04Held\x12\x1d.lifeboat.peer.v1.HeldRequest\x1a\x1e.lifeboat.peer.v1.HeldResponse\x12N\n" +
 	"\aMissing\x12 .lifeboat.peer.v1.MissingRequest\x1a!.lifeboat.peer.v1.MissingResponse\x12D\n" +
 	"\x03Put\x12\x1c.lifeboat.peer.v1.PutRequest\x1a\x1d.lifeboat.peer.v1.PutResponse(\x01\x12D\n" +
-	"\x03Get\x12\x1c.lifeboat.peer.v1.GetRequest\x1a\x1d.lifeboat.peer.v1.GetResponse0\x01B5Z3github.com/lifeboat-dev/lifeboat/api/peer/v1;peerv1b\x06proto3"
+	"\x03Get\x12\x1c.lifeboat.peer.v1.GetRequest\x1a\x1d.lifeboat.peer.v1.GetResponse0\x01\x12G\n" +
+	"\x04Open\x12\x1d.lifeboat.peer.v1.OpenRequest\x1a\x1e.lifeboat.peer.v1.OpenResponse0\x01\x12G\n" +
+	"\x04Read\x12\x1d.lifeboat.peer.v1.ReadRequest\x1a\x1e.lifeboat.peer.v1.ReadResponse0\x01B5Z3github.com/lifeboat-dev/lifeboat/api/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -717,7 +1072,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_peer_proto_goTypes = []any{
 	(*PodKey)(nil),                // 0: lifeboat.peer.v1.PodKey
 	(*HeldRequest)(nil),           // 1: lifeboat.peer.v1.HeldRequest
@@ -726,33 +1081,46 @@ var file_peer_proto_goTypes = []any{
 	(*File)(nil),                  // 4: lifeboat.peer.v1.File
 	(*MissingRequest)(nil),        // 5: lifeboat.peer.v1.MissingRequest
 	(*MissingResponse)(nil),       // 6: lifeboat.peer.v1.MissingResponse
-	(*PutRequest)(nil),            // 7: lifeboat.peer.v1.PutRequest
-	(*PutResponse)(nil),           // 8: lifeboat.peer.v1.PutResponse
-	(*GetRequest)(nil),            // 9: lifeboat.peer.v1.GetRequest
-	(*GetResponse)(nil),           // 10: lifeboat.peer.v1.GetResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Partial)(nil),               // 7: lifeboat.peer.v1.Partial
+	(*PutRequest)(nil),            // 8: lifeboat.peer.v1.PutRequest
+	(*PutResponse)(nil),           // 9: lifeboat.peer.v1.PutResponse
+	(*GetRequest)(nil),            // 10: lifeboat.peer.v1.GetRequest
+	(*GetResponse)(nil),           // 11: lifeboat.peer.v1.GetResponse
+	(*OpenRequest)(nil),           // 12: lifeboat.peer.v1.OpenRequest
+	(*OpenResponse)(nil),          // 13: lifeboat.peer.v1.OpenResponse
+	(*ReadRequest)(nil),           // 14: lifeboat.peer.v1.ReadRequest
+	(*ReadResponse)(nil),          // 15: lifeboat.peer.v1.ReadResponse
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_peer_proto_depIdxs = []int32{
 	0,  // 0: lifeboat.peer.v1.HeldRequest.pod:type_name -> lifeboat.peer.v1.PodKey
 	3,  // 1: lifeboat.peer.v1.HeldResponse.generations:type_name -> lifeboat.peer.v1.Generation
-	11, // 2: lifeboat.peer.v1.Generation.taken_at:type_name -> google.protobuf.Timestamp
+	16, // 2: lifeboat.peer.v1.Generation.taken_at:type_name -> google.protobuf.Timestamp
 	0,  // 3: lifeboat.peer.v1.MissingRequest.pod:type_name -> lifeboat.peer.v1.PodKey
 	4,  // 4: lifeboat.peer.v1.MissingRequest.files:type_name -> lifeboat.peer.v1.File
-	0,  // 5: lifeboat.peer.v1.PutRequest.pod:type_name -> lifeboat.peer.v1.PodKey
-	0,  // 6: lifeboat.peer.v1.GetRequest.pod:type_name -> lifeboat.peer.v1.PodKey
-	1,  // 7: lifeboat.peer.v1.Peer.Held:input_type -> lifeboat.peer.v1.HeldRequest
-	5,  // 8: lifeboat.peer.v1.Peer.Missing:input_type -> lifeboat.peer.v1.MissingRequest
-	7,  // 9: lifeboat.peer.v1.Peer.Put:input_type -> lifeboat.peer.v1.PutRequest
-	9,  // 10: lifeboat.peer.v1.Peer.Get:input_type -> lifeboat.peer.v1.GetRequest
-	2,  // 11: lifeboat.peer.v1.Peer.Held:output_type -> lifeboat.peer.v1.HeldResponse
-	6,  // 12: lifeboat.peer.v1.Peer.Missing:output_type -> lifeboat.peer.v1.MissingResponse
-	8,  // 13: lifeboat.peer.v1.Peer.Put:output_type -> lifeboat.peer.v1.PutResponse
-	10, // 14: lifeboat.peer.v1.Peer.Get:output_type -> lifeboat.peer.v1.GetResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	7,  // 5: lifeboat.peer.v1.MissingResponse.partials:type_name -> lifeboat.peer.v1.Partial
+	0,  // 6: lifeboat.peer.v1.PutRequest.pod:type_name -> lifeboat.peer.v1.PodKey
+	0,  // 7: lifeboat.peer.v1.GetRequest.pod:type_name -> lifeboat.peer.v1.PodKey
+	7,  // 8: lifeboat.peer.v1.GetRequest.partials:type_name -> lifeboat.peer.v1.Partial
+	0,  // 9: lifeboat.peer.v1.OpenRequest.pod:type_name -> lifeboat.peer.v1.PodKey
+	4,  // 10: lifeboat.peer.v1.OpenResponse.files:type_name -> lifeboat.peer.v1.File
+	1,  // 11: lifeboat.peer.v1.Peer.Held:input_type -> lifeboat.peer.v1.HeldRequest
+	5,  // 12: lifeboat.peer.v1.Peer.Missing:input_type -> lifeboat.peer.v1.MissingRequest
+	8,  // 13: lifeboat.peer.v1.Peer.Put:input_type -> lifeboat.peer.v1.PutRequest
+	10, // 14: lifeboat.peer.v1.Peer.Get:input_type -> lifeboat.peer.v1.GetRequest
+	12, // 15: lifeboat.peer.v1.Peer.Open:input_type -> lifeboat.peer.v1.OpenRequest
+	14, // 16: lifeboat.peer.v1.Peer.Read:input_type -> lifeboat.peer.v1.ReadRequest
+	2,  // 17: lifeboat.peer.v1.Peer.Held:output_type -> lifeboat.peer.v1.HeldResponse
+	6,  // 18: lifeboat.peer.v1.Peer.Missing:output_type -> lifeboat.peer.v1.MissingResponse
+	9,  // 19: lifeboat.peer.v1.Peer.Put:output_type -> lifeboat.peer.v1.PutResponse
+	11, // 20: lifeboat.peer.v1.Peer.Get:output_type -> lifeboat.peer.v1.GetResponse
+	13, // 21: lifeboat.peer.v1.Peer.Open:output_type -> lifeboat.peer.v1.OpenResponse
+	15, // 22: lifeboat.peer.v1.Peer.Read:output_type -> lifeboat.peer.v1.ReadResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -766,7 +1134,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

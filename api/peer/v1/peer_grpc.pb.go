@@ -27,6 +27,8 @@ const (
 	Peer_Missing_FullMethodName = "/lifeboat.peer.v1.Peer/Missing"
 	Peer_Put_FullMethodName     = "/lifeboat.peer.v1.Peer/Put"
 	Peer_Get_FullMethodName     = "/lifeboat.peer.v1.Peer/Get"
+	Peer_Open_FullMethodName    = "/lifeboat.peer.v1.Peer/Open"
+	Peer_Read_FullMethodName    = "/lifeboat.peer.v1.Peer/Read"
 )
 
 // PeerClient is the client API for Peer service.
@@ -42,6 +44,12 @@ type PeerClient interface {
 	Put(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutRequest, PutResponse], error)
 	// Get reads files of a generation.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetResponse], error)
+	// Open makes a generation's files readable piece by piece, with Read. It is
+	// answered with one message; the node keeps the files until the asker ends
+	// the call or is gone, or has read nothing for some minutes.
+	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[OpenResponse], error)
+	// Read reads a range of a file of an open generation.
+	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadResponse], error)
 }
 
 type peerClient struct {
@@ -104,6 +112,44 @@ func (c *peerClient) Get(ctx context.Context, in *GetRequest, opts ...grpc.CallO
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_GetClient = grpc.ServerStreamingClient[GetResponse]
 
+func (c *peerClient) Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[OpenResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[2], Peer_Open_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[OpenRequest, OpenResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_OpenClient = grpc.ServerStreamingClient[OpenResponse]
+
+func (c *peerClient) Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[3], Peer_Read_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadRequest, ReadResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ReadClient = grpc.ServerStreamingClient[ReadResponse]
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -117,6 +163,12 @@ type PeerServer interface {
 	Put(grpc.ClientStreamingServer[PutRequest, PutResponse]) error
 	// Get reads files of a generation.
 	Get(*GetRequest, grpc.ServerStreamingServer[GetResponse]) error
+	// Open makes a generation's files readable piece by piece, with Read. It is
+	// answered with one message; the node keeps the files until the asker ends
+	// the call or is gone, or has read nothing for some minutes.
+	Open(*OpenRequest, grpc.ServerStreamingServer[OpenResponse]) error
+	// Read reads a range of a file of an open generation.
+	Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -138,6 +190,12 @@ func (UnimplementedPeerServer) Put(grpc.ClientStreamingServer[PutRequest, PutRes
 }
 func (UnimplementedPeerServer) Get(*GetRequest, grpc.ServerStreamingServer[GetResponse]) error {
 	return status.Error(codes.Unimplemented, "method Get not implemented")
+}
+func (UnimplementedPeerServer) Open(*OpenRequest, grpc.ServerStreamingServer[OpenResponse]) error {
+	return status.Error(codes.Unimplemented, "method Open not implemented")
+}
+func (UnimplementedPeerServer) Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error {
+	return status.Error(codes.Unimplemented, "method Read not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -214,6 +272,28 @@ func _Peer_Get_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_GetServer = grpc.ServerStreamingServer[GetResponse]
 
+func _Peer_Open_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(OpenRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).Open(m, &grpc.GenericServerStream[OpenRequest, OpenResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_OpenServer = grpc.ServerStreamingServer[OpenResponse]
+
+func _Peer_Read_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).Read(m, &grpc.GenericServerStream[ReadRequest, ReadResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ReadServer = grpc.ServerStreamingServer[ReadResponse]
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -239,6 +319,16 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Get",
 			Handler:       _Peer_Get_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Open",
+			Handler:       _Peer_Open_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Read",
+			Handler:       _Peer_Read_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -1,0 +1,28 @@
+package transfer
+
+import (
+	"time"
+
+	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
+)
+
+// Limits of time that tests shorten.
+
+// SetPatience lets a client take its peers for stalled after that long.
+func (c *Client) SetPatience(d time.Duration) { c.patience = patience{d, d, d, d} }
+
+// SetSessionIdle is how long a session may last without a read.
+func (s *Server) SetSessionIdle(d time.Duration) { s.sessionIdle = d }
+
+// Sessions is how many generations are open.
+func (s *Server) Sessions() int {
+	s.sessions.mu.Lock()
+	defer s.sessions.mu.Unlock()
+	return len(s.sessions.open)
+}
+
+// DialTimeout bounds connection and handshake.
+const DialTimeout = dialTimeout
+
+// Dial returns the bare protocol.
+func (c *Client) Dial(address string) (peerv1.PeerClient, error) { return c.dial(address, bulk) }
