@@ -15,8 +15,8 @@ import (
 // random ID. Within a file the nonce is a counter. So no nonce repeats, however
 // many files a namespace has and however often a generation is written anew.
 const (
-	segmentKeyInfo  = "lifeboat segment v1"
-	manifestKeyInfo = "lifeboat manifest v1"
+	segmentKeyInfo  = "lifeboat segment v2"
+	manifestKeyInfo = "lifeboat manifest v2"
 	hashKeyInfo     = "lifeboat chunk hash v1"
 	keyCheckInfo    = "lifeboat key check v1"
 
@@ -72,8 +72,10 @@ func appendIdentity(buf []byte, key Key) []byte {
 	return buf
 }
 
-// chunkHash is the keyed BLAKE3 of a chunk's content.
-type chunkHash [32]byte
+// chunkHash is the keyed BLAKE3 of a chunk's content, cut to 128 bits: whoever
+// lacks the key cannot look for two contents with one hash, and by chance none
+// have, so more would only lengthen every manifest.
+type chunkHash [16]byte
 
 // hasher computes keyed BLAKE3 without allocation and without the goroutines
 // that the package's own Hasher starts for each write. The key is the
@@ -99,7 +101,7 @@ func (h *hasher) sum(data []byte) chunkHash {
 	root := h.node(data, 0)
 	root.Flags |= guts.FlagRoot
 	out := guts.WordsToBytes(guts.CompressNode(root))
-	return chunkHash(out[:32])
+	return chunkHash(out[:16])
 }
 
 // node returns the root of BLAKE3's tree over data, which starts at the given
@@ -120,21 +122,4 @@ func (h *hasher) node(data []byte, counter uint64) guts.Node {
 		guts.ChainingValue(h.node(data[:left:left], counter)),
 		guts.ChainingValue(h.node(data[left:], counter+uint64(left/guts.ChunkSize))),
 		&h.key, guts.FlagKeyedHash)
-}
-
-// aeadCache has the ciphers of one generation's segments, by their index.
-type aeadCache struct {
-	namespaceKey [32]byte
-	aeads        []cipher.AEAD
-}
-
-func newAEADCache(namespaceKey [32]byte, segments int) *aeadCache {
-	return &aeadCache{namespaceKey, make([]cipher.AEAD, segments)}
-}
-
-func (a *aeadCache) of(segment int32, id fileID) cipher.AEAD {
-	if a.aeads[segment] == nil {
-		a.aeads[segment] = newFileCipher(a.namespaceKey, id, segmentKeyInfo)
-	}
-	return a.aeads[segment]
 }

@@ -40,9 +40,25 @@ type header struct {
 }
 
 var (
-	segmentKind  = [8]byte{'L', 'B', 'S', 'E', 'G', 0, 0, 1}
-	manifestKind = [8]byte{'L', 'B', 'M', 'A', 'N', 0, 0, 1}
+	segmentKind  = [8]byte{'L', 'B', 'S', 'E', 'G', 0, 0, formatVersion}
+	manifestKind = [8]byte{'L', 'B', 'M', 'A', 'N', 0, 0, formatVersion}
 )
+
+// formatVersion is the version of the files. It grows with each change that
+// older programs cannot read.
+const formatVersion = 2
+
+// wrongVersion means that a file is one of ours, but of another version.
+type wrongVersion byte
+
+func (v wrongVersion) Error() string {
+	if v < formatVersion {
+		return fmt.Sprintf("it has format %d, and this program reads %d: the next collection removes it, and the pod's next checkpoint is a full one",
+			byte(v), formatVersion)
+	}
+	return fmt.Sprintf("it has format %d, and this program reads %d: run the lifeboat-checkpointer that wrote it, or a newer one",
+		byte(v), formatVersion)
+}
 
 const (
 	headerFixed = 8 + 8 + 16 + 8 + 1
@@ -67,6 +83,9 @@ var errShortHeader = errors.New("too short for its header")
 func parseHeader(kind [8]byte, data []byte) (h header, rest []byte, err error) {
 	if len(data) < headerFixed {
 		return header{}, nil, errShortHeader
+	}
+	if bytes.Equal(data[:7], kind[:7]) && data[7] != kind[7] {
+		return header{}, nil, wrongVersion(data[7])
 	}
 	if !bytes.Equal(data[:8], kind[:]) {
 		return header{}, nil, fmt.Errorf("starts with % x, not with % x", data[:8], kind[:])

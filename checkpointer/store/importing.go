@@ -241,16 +241,9 @@ func (in *Incoming) commit(ctx context.Context) error {
 	s, key := in.imp.store, in.imp.key
 	in.imp.pod.writing.Lock()
 	defer in.imp.pod.writing.Unlock()
-	text, h, _, err := s.decryptManifest(ctx, key, number, in.head)
+	m, _, _, err := s.parseManifest(ctx, key, number, in.head)
 	if err != nil {
 		return err
-	}
-	m, err := decodeManifest(text)
-	if err == nil {
-		err = m.belongsTo(key, h)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, fs.ErrInvalid)
 	}
 	for _, seg := range m.segments {
 		if err := s.checkSize(key, number, seg); err != nil {

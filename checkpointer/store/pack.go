@@ -11,20 +11,24 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// packedChunk is a chunk of a staged file on its way into the store.
+// packedChunk is a chunk on its way into the store.
 type packedChunk struct {
 	length uint32
 	zero   bool
 	hash   chunkHash
+	// places are where it belongs, when it is of a process's memory.
+	places []extent
 	// payload is what to encrypt when the chunk is new: its bytes, or their
 	// compressed form when that is shorter. It is nil when the chunk is known.
 	payload []byte
 }
 
-// piece is a stretch of one file, with the chunks that it holds. Pieces are
-// used again: there are only as many as are in work at the same time.
+// piece is a stretch of one file, or some windows of memory, with the chunks
+// that it holds. Pieces are used again: there are only as many as are in work at
+// the same time.
 type piece struct {
 	file     *plannedFile // set in the first piece of each file
+	windows  []window     // when it is of memory: chunks are then one for each
 	data     []byte
 	chunks   []packedChunk
 	packed   []byte
@@ -39,10 +43,10 @@ func newPiece() *piece {
 	return &piece{data: make([]byte, 0, pieceSize+hashLeaf), finished: make(chan struct{}, 1)}
 }
 
-// readAndPack reads the planned files piece by piece, hashes and compresses
-// them on several goroutines, and gives the chunks to the builder in order.
-// What it holds in memory does not grow with the files.
-func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []plannedFile, h *hasher, b *builder) error {
+// readAndPack reads the planned files piece by piece, and then the fresh memory,
+// hashes and compresses them on several goroutines, and gives the chunks to the
+// builder in order. What it holds in memory does not grow with them.
+func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []plannedFile, layouts []layout, h *hasher, b *builder) error {
 	group, ctx := errgroup.WithContext(ctx)
 	inWork := 2*s.options.Workers + 1
 	free := make(chan *piece, inWork)
@@ -55,16 +59,16 @@ func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []planne
 	group.Go(func() error {
 		defer close(work)
 		defer close(inOrder)
+		send := func(p *piece) {
+			work <- p
+			inOrder <- p
+		}
 		for i := range files {
-			err := readPieces(ctx, staged, &files[i], free, func(p *piece) {
-				work <- p
-				inOrder <- p
-			})
-			if err != nil {
+			if err := readPieces(ctx, staged, &files[i], free, send); err != nil {
 				return err
 			}
 		}
-		return nil
+		return cutPieces(ctx, layouts, free, send)
 	})
 	for range s.options.Workers {
 		group.Go(func() error {
@@ -89,8 +93,14 @@ func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []planne
 			if p.file != nil {
 				b.startFile(*p.file)
 			}
-			for _, c := range p.chunks {
-				if err := b.add(c); err != nil {
+			for i, c := range p.chunks {
+				var err error
+				if p.windows != nil {
+					err = b.addMemory(p.windows[i].process, c)
+				} else {
+					err = b.add(c)
+				}
+				if err != nil {
 					return err
 				}
 			}
@@ -113,13 +123,10 @@ func readPieces(ctx context.Context, staged *os.Root, f *plannedFile, free <-cha
 	}
 	lengths := f.lengths
 	for first := true; first || len(lengths) > 0; first = false {
-		var p *piece
-		select {
-		case p = <-free:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		p, err := nextPiece(ctx, free)
+		if err != nil {
+			return err
 		}
-		p.file, p.data, p.chunks = nil, p.data[:0], p.chunks[:0]
 		if first {
 			p.file = f
 		}
@@ -140,14 +147,48 @@ func readPieces(ctx context.Context, staged *os.Root, f *plannedFile, free <-cha
 	return nil
 }
 
+func nextPiece(ctx context.Context, free <-chan *piece) (*piece, error) {
+	select {
+	case p := <-free:
+		p.file, p.windows, p.data, p.chunks = nil, nil, p.data[:0], p.chunks[:0]
+		return p, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// cutPieces distributes fresh memory over free pieces, and sends them on.
+func cutPieces(ctx context.Context, layouts []layout, free <-chan *piece, send func(*piece)) error {
+	var p *piece
+	err := windows(layouts, func(w window) error {
+		if p == nil {
+			var err error
+			if p, err = nextPiece(ctx, free); err != nil {
+				return err
+			}
+		}
+		p.windows = append(p.windows, w)
+		p.chunks = append(p.chunks, packedChunk{})
+		if len(p.windows) == pieceSize/chunkSize {
+			send(p)
+			p = nil
+		}
+		return nil
+	})
+	if err == nil && p != nil {
+		send(p)
+	}
+	return err
+}
+
 // packer hashes and compresses chunks. It belongs to one goroutine.
 type packer struct {
 	hasher hasher
-	known  map[chunkHash]place // only read
+	known  map[chunkHash]int32 // only read
 	zstd   *zstd.Encoder
 }
 
-func newPacker(h hasher, known map[chunkHash]place) (*packer, error) {
+func newPacker(h hasher, known map[chunkHash]int32) (*packer, error) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(chunkSize), zstd.WithLowerEncoderMem(true))
 	if err != nil {
@@ -156,6 +197,7 @@ func newPacker(h hasher, known map[chunkHash]place) (*packer, error) {
 	return &packer{hasher: h, known: known, zstd: encoder}, nil
 }
 
+// zeros is what a hole has.
 var zeros [chunkSize]byte
 
 func (pk *packer) pack(p *piece) {
@@ -163,24 +205,75 @@ func (pk *packer) pack(p *piece) {
 		p.packed = make([]byte, 0, pieceSize)
 	}
 	p.packed = p.packed[:0]
+	if p.windows != nil {
+		for i, w := range p.windows {
+			p.chunks[i] = packedChunk{}
+			data := p.gather(w, &p.chunks[i])
+			p.packed = pk.packChunk(&p.chunks[i], data, p.packed)
+		}
+		return
+	}
 	rest := p.data
 	for i := range p.chunks {
 		c := &p.chunks[i]
 		data := rest[:c.length]
 		rest = rest[c.length:]
-		if bytes.Equal(data, zeros[:len(data)]) {
-			c.zero = true
-			continue
-		}
-		c.hash = pk.hasher.sum(data)
-		if _, ok := pk.known[c.hash]; ok {
-			continue
-		}
-		start := len(p.packed)
-		p.packed = pk.zstd.EncodeAll(data, p.packed)
-		if c.payload = p.packed[start:]; len(c.payload) >= len(data) {
-			c.payload = data
-			p.packed = p.packed[:start]
+		p.packed = pk.packChunk(c, data, p.packed)
+	}
+}
+
+// packChunk hashes and compresses the content of a chunk, behind packed.
+func (pk *packer) packChunk(c *packedChunk, data, packed []byte) []byte {
+	if bytes.Equal(data, zeros[:len(data)]) {
+		c.zero = true
+		return packed
+	}
+	c.hash = pk.hasher.sum(data)
+	if _, ok := pk.known[c.hash]; ok {
+		return packed
+	}
+	start := len(packed)
+	packed = pk.zstd.EncodeAll(data, packed)
+	if c.payload = packed[start:]; len(c.payload) >= len(data) {
+		c.payload = data
+		packed = packed[:start]
+	}
+	return packed
+}
+
+// gather returns those pages of a window that are not all zeros, behind one
+// another, and notes where they belong. Pages that lie together already are not copied.
+func (p *piece) gather(w window, c *packedChunk) []byte {
+	start := len(p.data)
+	for _, part := range w.parts {
+		for offset := 0; offset < len(part.Data); offset += pageSize {
+			page := part.Data[offset : offset+pageSize]
+			if bytes.Equal(page, zeros[:pageSize]) {
+				continue
+			}
+			c.addPlace(extent{address: part.Start + uint64(offset), length: pageSize, offset: c.length})
+			c.length += pageSize
 		}
 	}
+	if len(w.parts) == 1 && len(c.places) == 1 {
+		offset := c.places[0].address - w.parts[0].Start
+		return w.parts[0].Data[offset : offset+uint64(c.length)]
+	}
+	for _, e := range c.places {
+		for _, part := range w.parts {
+			if from, to := max(e.address, part.Start), min(e.end(), part.Span().End); from < to {
+				p.data = append(p.data, part.Data[from-part.Start:to-part.Start]...)
+			}
+		}
+	}
+	return p.data[start:]
+}
+
+// addPlace notes where the next bytes of a chunk belong.
+func (c *packedChunk) addPlace(e extent) {
+	if n := len(c.places); n > 0 && c.places[n-1].end() == e.address && c.places[n-1].offset+c.places[n-1].length == e.offset {
+		c.places[n-1].length += e.length
+		return
+	}
+	c.places = append(c.places, e)
 }

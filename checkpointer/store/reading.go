@@ -8,21 +8,20 @@ import (
 	"io/fs"
 )
 
-// maxManifest is the largest manifest that is read, in bytes: the chunks of
-// some 250 GB of memory.
+// maxManifest is the largest manifest that is read, in bytes: of some 500 GB of
+// memory, and of a tenth of that where single pages changed everywhere.
 const maxManifest = 256 << 20
 
-// openManifest reads and decrypts a manifest.
-func (s *Store) openManifest(ctx context.Context, key Key, number int64) (text []byte, h header, namespaceKey [32]byte, err error) {
-	name := manifestName(number)
-	data, err := s.disk.read(key.path(name), maxManifest)
+// readManifest returns the content of a manifest's file.
+func (s *Store) readManifest(key Key, number int64) ([]byte, error) {
+	data, err := s.disk.read(key.path(manifestName(number)), maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, h, namespaceKey, fmt.Errorf("generation %d of %s: %w", number, key, ErrNotFound)
+		err = ErrNotFound
 	}
 	if err != nil {
-		return nil, h, namespaceKey, fmt.Errorf("generation %d of %s: %w", number, key, err)
+		return nil, fmt.Errorf("generation %d of %s: %w", number, key, err)
 	}
-	return s.decryptManifest(ctx, key, number, data)
+	return data, nil
 }
 
 // decryptManifest opens the content of a manifest's file. It returns a Damaged
@@ -37,6 +36,9 @@ func (s *Store) decryptManifest(ctx context.Context, key Key, number int64, data
 		return d
 	}
 	h, sealed, err := parseHeader(manifestKind, data)
+	if version := wrongVersion(0); errors.As(err, &version) && version > formatVersion {
+		return nil, h, namespaceKey, otherKey("%v", version)
+	}
 	if err != nil {
 		return nil, h, namespaceKey, damaged("header: %v", err)
 	}
@@ -77,7 +79,7 @@ func sealManifest(m *manifest, keyID string, namespaceKey [32]byte) ([]byte, err
 	return sealed, nil
 }
 
-// summary returns a manifest without its files, after a look at whether each
+// summary returns a manifest without its body, after a look at whether each
 // segment is there with its full size.
 func (s *Store) summary(ctx context.Context, key Key, number int64) (*manifest, error) {
 	m, err := s.cachedSummary(ctx, key, number)
@@ -107,7 +109,11 @@ func (s *Store) cachedSummary(ctx context.Context, key Key, number int64) (*mani
 	if ok && cached.size == info.Size() && cached.modified.Equal(info.ModTime()) {
 		return cached.manifest, nil
 	}
-	text, h, _, err := s.openManifest(ctx, key, number)
+	data, err := s.readManifest(key, number)
+	if err != nil {
+		return nil, err
+	}
+	text, h, _, err := s.decryptManifest(ctx, key, number, data)
 	if err != nil {
 		return nil, err
 	}
@@ -147,10 +153,19 @@ func (s *Store) checkSize(key Key, number int64, seg segment) error {
 	return nil
 }
 
-// fullManifest returns a manifest with its files, and the key that it and its
-// segments are written with.
+// fullManifest returns a manifest in full, and the key that it and its segments
+// are written with.
 func (s *Store) fullManifest(ctx context.Context, key Key, number int64) (*manifest, header, [32]byte, error) {
-	text, h, namespaceKey, err := s.openManifest(ctx, key, number)
+	data, err := s.readManifest(key, number)
+	if err != nil {
+		return nil, header{}, [32]byte{}, err
+	}
+	return s.parseManifest(ctx, key, number, data)
+}
+
+// parseManifest is fullManifest for the content of a file.
+func (s *Store) parseManifest(ctx context.Context, key Key, number int64, data []byte) (*manifest, header, [32]byte, error) {
+	text, h, namespaceKey, err := s.decryptManifest(ctx, key, number, data)
 	if err != nil {
 		return nil, h, namespaceKey, err
 	}
@@ -161,6 +176,7 @@ func (s *Store) fullManifest(ctx context.Context, key Key, number int64) (*manif
 	if err != nil {
 		return nil, h, namespaceKey, &Damaged{Generation: number, File: manifestName(number), Detail: err.Error()}
 	}
+	m.id = h.id
 	return m, h, namespaceKey, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
@@ -15,8 +16,10 @@ import (
 // that are not fresh are as in the generation gen.Base; ErrNoBase says that it
 // cannot be had, and that every page must be given.
 //
-// When gen.Number is 0, Seal chooses the next
-// number; else it must be higher than every number that the pod ever used.
+// When gen.Number is 0, Seal chooses the next number; else it must be higher than
+// every number that the pod ever used. Fresh content is only read, and may change
+// once Seal has returned. Unchanged memory is neither read nor written, but for
+// the little that is copied when segments are worn (see compact.go).
 //
 // When Seal returns without an error the generation is on stable storage. With
 // one, the store is as it was, but for generations that had to go to keep the
@@ -36,10 +39,7 @@ func (s *Store) Seal(ctx context.Context, key Key, gen Generation, stagedDir str
 	return gen, nil
 }
 
-func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stagedDir string, processes []memory.Process) (_ Generation, err error) {
-	if len(processes) > 0 {
-		return Generation{}, fmt.Errorf("memory of processes: %w", errors.ErrUnsupported)
-	}
+func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stagedDir string, processes []memory.Process) (Generation, error) {
 	latest, err := s.latest(key)
 	if err != nil {
 		return Generation{}, err
@@ -52,59 +52,198 @@ func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stage
 	}
 	gen.TakenAt = gen.TakenAt.UTC()
 
-	keyID, namespaceKey, err := s.keys.Key(ctx, key.Namespace)
-	if err != nil {
+	w := work{key: key, pod: p}
+	if w.keyID, w.namespaceKey, err = s.keys.Key(ctx, key.Namespace); err != nil {
 		return Generation{}, fmt.Errorf("key of namespace %s: %w", key.Namespace, err)
 	}
-	if err := validateKeyID(keyID); err != nil {
+	if err := validateKeyID(w.keyID); err != nil {
 		return Generation{}, err
 	}
-	staged, err := os.OpenRoot(stagedDir)
-	if err != nil {
+	if w.staged, err = os.OpenRoot(stagedDir); err != nil {
 		return Generation{}, err
 	}
-	defer staged.Close()
-	files, err := plan(staged)
-	if err != nil {
+	defer w.staged.Close()
+	if w.files, err = plan(w.staged); err != nil {
 		return Generation{}, err
 	}
-	base, release, err := s.newest(ctx, key, namespaceKey)
-	if err != nil {
-		return Generation{}, err
-	}
-	defer release()
-	if err := s.disk.mkdirAll(key.path(segmentsFolder)); err != nil {
-		return Generation{}, err
-	}
-	if err := s.disk.mkdirAll(key.path(manifestsFolder)); err != nil {
-		return Generation{}, err
-	}
-
-	w := &segmentWriter{store: s, key: key, generation: gen.Number, keyID: keyID, namespaceKey: namespaceKey}
-	defer func() {
-		if err != nil {
-			w.discard()
-		}
-	}()
-	b := newBuilder(base, w, p.suspect)
-	if err := s.readAndPack(ctx, staged, files, newHasher(namespaceKey), b); err != nil {
-		return Generation{}, err
-	}
-	if err := w.finish(); err != nil {
-		return Generation{}, err
-	}
-	gen.Bytes = 0
-	for _, f := range files {
+	gen.Bytes, gen.NewBytes = 0, 0
+	for _, f := range w.files {
 		gen.Bytes += f.size
 	}
-	gen.NewBytes = w.written
-	m := b.manifest(key, gen)
-	size, err := s.commit(key, w, m, keyID, namespaceKey)
+	for _, process := range processes {
+		gen.Bytes += int64(process.Pages.Bytes())
+		for _, stretch := range process.Fresh {
+			w.fresh += int64(len(stretch.Data))
+		}
+	}
+	if w.base, err = s.base(ctx, key, w.namespaceKey, gen.Base); err != nil {
+		return Generation{}, err
+	}
+	manifest := &manifest{}
+	if w.base != nil {
+		defer w.base.Close()
+		manifest = w.base.manifest
+	}
+	for _, folder := range []string{segmentsFolder, manifestsFolder} {
+		if err := s.disk.mkdirAll(key.path(folder)); err != nil {
+			return Generation{}, err
+		}
+	}
+
+	layouts, leave, compacts, err := s.arrange(w, manifest, gen.Base, processes, true)
+	if err != nil {
+		return Generation{}, err
+	}
+	sealed, err := s.write(ctx, w, manifest, gen, layouts, leave)
+	if compacts && (errors.Is(err, ErrBudget) || errors.Is(err, ErrDiskFull)) {
+		// There may be room for what is new alone.
+		if layouts, leave, _, err = s.arrange(w, manifest, gen.Base, processes, false); err == nil {
+			sealed, err = s.write(ctx, w, manifest, gen, layouts, leave)
+		}
+	}
+	return sealed, err
+}
+
+// work is what Seal is given, and has opened.
+type work struct {
+	key          Key
+	pod          *pod
+	keyID        string
+	namespaceKey [32]byte
+	staged       *os.Root
+	files        []plannedFile
+	fresh        int64   // bytes of fresh memory
+	base         *Reader // nil when there is none
+}
+
+// base opens the generation that a new one is built on: the one with the given
+// number, or, when that is 0, the newest one that can be shared with. The latter
+// may be nil.
+func (s *Store) base(ctx context.Context, key Key, namespaceKey [32]byte, number int64) (*Reader, error) {
+	if number == 0 {
+		return s.newest(ctx, key, namespaceKey)
+	}
+	r, err := s.openLocal(ctx, key, number)
+	var damaged *Damaged
+	switch {
+	case err == nil && r.header.check != keyCheck(namespaceKey):
+		r.Close()
+		return nil, fmt.Errorf("%w: generation %d was written with another key", ErrNoBase, number)
+	case errors.Is(err, ErrNotFound), errors.As(err, &damaged):
+		return nil, fmt.Errorf("%w: %w", ErrNoBase, err)
+	}
+	return r, err
+}
+
+// newest opens the pod's newest generation that is whole and was written with the
+// given key. It is nil when there is none.
+func (s *Store) newest(ctx context.Context, key Key, namespaceKey [32]byte) (*Reader, error) {
+	numbers, err := s.numbers(key)
+	if err != nil {
+		return nil, err
+	}
+	for _, number := range numbers {
+		r, err := s.openLocal(ctx, key, number)
+		if err == nil && r.header.check == keyCheck(namespaceKey) {
+			return r, nil
+		}
+		if err == nil {
+			r.Close()
+		}
+		var damaged *Damaged
+		if err != nil && !errors.As(err, &damaged) && ctx.Err() != nil {
+			return nil, err
+		}
+		// Else it cannot be shared with, and the new generation stands alone.
+	}
+	return nil, nil
+}
+
+// arrange decides where the memory of a generation comes from, and which segments
+// of its base it does without. When compact is false those are only the ones in
+// which damage was seen. It returns whether some are left to save space.
+func (s *Store) arrange(w work, base *manifest, number int64, processes []memory.Process, compact bool) (layouts []layout, leave []bool, compacts bool, err error) {
+	from := base
+	if number == 0 {
+		from = nil
+	}
+	if layouts, err = layOut(processes, from); err != nil {
+		return nil, nil, false, err
+	}
+	kept := base.processes // when all is given, most of it is likely as it was
+	if number != 0 {
+		kept = nil
+		for _, l := range layouts {
+			kept = append(kept, l.process)
+		}
+	}
+	used := usage(base, kept)
+	leave = make([]bool, len(base.segments))
+	if compact {
+		leave = worn(base.segments, used, w.fresh, s.options.SegmentBytes)
+	}
+	for i, seg := range base.segments {
+		compacts = compacts || leave[i] && used[i] > 0
+		if w.pod.suspect(seg.id) {
+			leave[i] = true
+		}
+	}
+	for _, l := range layouts {
+		for _, e := range l.process.extents {
+			if id := base.segments[base.chunks[e.chunk].segment].id; w.pod.suspect(id) {
+				return nil, nil, false, fmt.Errorf("%w: damage was seen in %s", ErrNoBase, segmentName(id))
+			}
+		}
+	}
+	return layouts, leave, compacts, nil
+}
+
+// write stores the generation.
+func (s *Store) write(ctx context.Context, w work, base *manifest, gen Generation, layouts []layout, leave []bool) (_ Generation, err error) {
+	writer := &segmentWriter{store: s, key: w.key, generation: gen.Number, keyID: w.keyID, namespaceKey: w.namespaceKey}
+	defer func() {
+		if err != nil {
+			writer.discard()
+		}
+	}()
+	h := newHasher(w.namespaceKey)
+	b := newBuilder(base, writer, gen.Number, len(layouts), leave)
+	if err := s.readAndPack(ctx, w.staged, w.files, layouts, h, b); err != nil {
+		return Generation{}, err
+	}
+	if w.base != nil {
+		if err := s.relocate(ctx, w.base, layouts, leave, h, b); err != nil {
+			return Generation{}, err
+		}
+	}
+	if err := writer.finish(); err != nil {
+		return Generation{}, err
+	}
+	gen.NewBytes = writer.written
+	size, err := s.commit(w.key, writer, b.manifest(w.key, gen, layouts), w.keyID, w.namespaceKey)
 	if err != nil {
 		return Generation{}, err
 	}
 	gen.NewBytes += size
 	return gen, nil
+}
+
+// relocate copies what is still in use out of the segments to leave.
+func (s *Store) relocate(ctx context.Context, base *Reader, layouts []layout, leave []bool, h *hasher, b *builder) error {
+	if !slices.Contains(leave, true) {
+		return nil
+	}
+	pk, err := newPacker(*h, b.known)
+	if err != nil {
+		return err
+	}
+	defer pk.zstd.Close()
+	err = relocate(ctx, base, layouts, leave, pk, b)
+	var damaged *Damaged
+	if errors.As(err, &damaged) {
+		return fmt.Errorf("%w: %w", ErrNoBase, err)
+	}
+	return err
 }
 
 // commit puts what w wrote in place, and then the manifest.
@@ -114,9 +253,10 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 		return 0, err
 	}
 	size := int64(len(content))
-	if err := s.reserve(key, size); err != nil {
+	if err := s.reserve(key, size+maxPointer); err != nil {
 		return 0, err
 	}
+	defer s.used.Add(-maxPointer) // pointTo counts what it takes
 	name := key.path(manifestName(m.generation.Number))
 	defer func() {
 		if err != nil {
@@ -133,167 +273,6 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 	}
 	return size, s.pointTo(key, m.generation.Number)
 }
-
-// newest returns the pod's newest generation that is whole and was written with
-// the given key, for chunks to be shared with, and keeps its files in place
-// until release is called. It is nil when there is none.
-func (s *Store) newest(ctx context.Context, key Key, namespaceKey [32]byte) (base *manifest, release func(), err error) {
-	numbers, err := s.numbers(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, number := range numbers {
-		release := s.Hold(key, number)
-		m, h, _, err := s.fullManifest(ctx, key, number)
-		for i := 0; err == nil && i < len(m.segments); i++ {
-			err = s.checkSize(key, number, m.segments[i])
-		}
-		if err == nil && h.check == keyCheck(namespaceKey) {
-			return m, release, nil
-		}
-		release()
-		var damaged *Damaged
-		if err != nil && !errors.As(err, &damaged) && ctx.Err() != nil {
-			return nil, nil, err
-		}
-		// Else it cannot be shared with, and the new generation stands alone.
-	}
-	return nil, func() {}, nil
-}
-
-// builder makes the manifest of a generation from its chunks, in their order.
-type builder struct {
-	writer   *segmentWriter
-	known    map[chunkHash]place // of the base
-	fresh    map[chunkHash]place // of this generation
-	segments []segment
-	numbered map[fileID]int32 // index into segments
-	files    []stagedFile
-}
-
-// place is where a chunk is.
-type place struct {
-	segment segment
-	stored  uint32
-	offset  int64
-	index   uint64
-}
-
-// newBuilder returns a builder that shares the chunks of base, if there is one,
-// but for those in segments that are worn, or suspected to be damaged.
-func newBuilder(base *manifest, w *segmentWriter, suspect func(fileID) bool) *builder {
-	b := &builder{writer: w, known: map[chunkHash]place{}, fresh: map[chunkHash]place{}, numbered: map[fileID]int32{}}
-	if base == nil {
-		return b
-	}
-	worn := wornSegments(base, w.store.options.SegmentBytes)
-	for i, seg := range base.segments {
-		if suspect(seg.id) {
-			worn[int32(i)] = true
-		}
-	}
-	for _, f := range base.files {
-		for _, c := range f.chunks {
-			if c.segment != hole && !worn[c.segment] {
-				b.known[c.hash] = place{base.segments[c.segment], c.stored, c.offset, c.index}
-			}
-		}
-	}
-	return b
-}
-
-func (b *builder) startFile(f plannedFile) {
-	b.files = append(b.files, stagedFile{path: f.path, folder: f.folder, size: f.size})
-}
-
-// add appends a chunk to the last started file.
-func (b *builder) add(c packedChunk) error {
-	f := &b.files[len(b.files)-1]
-	if c.zero {
-		if n := len(f.chunks); n > 0 && f.chunks[n-1].segment == hole {
-			f.chunks[n-1].length += int64(c.length)
-			return nil
-		}
-		f.chunks = append(f.chunks, chunk{length: int64(c.length), segment: hole})
-		return nil
-	}
-	at, ok := b.known[c.hash]
-	if !ok {
-		at, ok = b.fresh[c.hash]
-	}
-	if !ok {
-		var err error
-		if at, err = b.writer.append(c.payload); err != nil {
-			return err
-		}
-		b.fresh[c.hash] = at
-	}
-	f.chunks = append(f.chunks, chunk{length: int64(c.length), segment: b.number(at.segment.id, at.segment),
-		stored: at.stored, offset: at.offset, index: at.index, hash: c.hash})
-	return nil
-}
-
-func (b *builder) number(id fileID, seg segment) int32 {
-	n, ok := b.numbered[id]
-	if !ok {
-		n = int32(len(b.segments))
-		b.numbered[id] = n
-		b.segments = append(b.segments, seg)
-	}
-	return n
-}
-
-// manifest returns the result. The sizes of new segments are known only now.
-func (b *builder) manifest(key Key, gen Generation) *manifest {
-	for _, seg := range b.writer.done {
-		if n, ok := b.numbered[seg.id]; ok {
-			b.segments[n].size = seg.size
-		}
-	}
-	return &manifest{key: key, generation: gen, segments: b.segments, files: b.files}
-}
-
-// wornSegments returns the segments of a generation whose chunks are better
-// written anew than shared, by their index: those of which little is in use
-// any more, and, where many small ones have gathered, the smallest. Without
-// this a page that never changes again would keep alive the whole segment it
-// came with.
-func wornSegments(m *manifest, segmentBytes int64) map[int32]bool {
-	used := make([]int64, len(m.segments))
-	counted := map[chunkHash]bool{}
-	for _, f := range m.files {
-		for _, c := range f.chunks {
-			if c.segment != hole && !counted[c.hash] {
-				counted[c.hash] = true
-				used[c.segment] += int64(c.stored)
-			}
-		}
-	}
-	worn := map[int32]bool{}
-	var small []int32
-	for i, seg := range m.segments {
-		switch {
-		case used[i] < seg.size/wornShare:
-			worn[int32(i)] = true
-		case seg.size < segmentBytes/4:
-			small = append(small, int32(i))
-		}
-	}
-	if len(small) > maxSmallSegments {
-		for _, i := range small { // all of them: the next time is then far away
-			worn[i] = true
-		}
-	}
-	return worn
-}
-
-const (
-	// A segment is worn when less than a wornShare-th of it is in use.
-	wornShare = 4
-	// maxSmallSegments bounds how many files a generation of a pod that changes
-	// little is spread over.
-	maxSmallSegments = 64
-)
 
 func (s *Store) removeIfThere(name string) error {
 	if _, err := s.disk.root.Lstat(name); err != nil {

@@ -33,19 +33,20 @@ type segmentWriter struct {
 // writeSize is how much is written at once, in bytes.
 const writeSize = 1 << 20
 
-// append encrypts a chunk and writes it. Its place lacks the segment's size.
-func (w *segmentWriter) append(payload []byte) (place, error) {
+// append encrypts a chunk and writes it. It returns where it is: the segment by
+// its index into done, where it is from finish on.
+func (w *segmentWriter) append(payload []byte) (chunk, error) {
 	if w.open == nil {
 		if err := w.begin(); err != nil {
-			return place{}, err
+			return chunk{}, err
 		}
 	}
 	stored := len(payload) + sealOverhead
 	if err := w.store.reserve(w.key, int64(stored)); err != nil {
-		return place{}, err
+		return chunk{}, err
 	}
 	w.written += int64(stored)
-	at := place{segment: segment{id: w.id, generation: w.generation}, stored: uint32(stored), offset: w.size, index: w.count}
+	at := chunk{segment: int32(len(w.done)), stored: uint32(stored), offset: w.size, index: w.count}
 	n := nonce(w.count)
 	w.scrap = chunkIdentity(w.scrap[:0], w.key, w.generation, w.count)
 	w.buffer = w.aead.Seal(w.buffer, n[:], payload, w.scrap)
@@ -53,7 +54,7 @@ func (w *segmentWriter) append(payload []byte) (place, error) {
 	w.size += int64(stored)
 	if len(w.buffer) >= writeSize {
 		if err := w.flush(); err != nil {
-			return place{}, err
+			return chunk{}, err
 		}
 	}
 	if w.size >= w.store.options.SegmentBytes {

@@ -257,10 +257,10 @@ func TestWornSegmentsGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) > maxSmallSegments+2 {
+	if len(files) > maxSegments+2 {
 		t.Errorf("one generation has %d files", len(files))
 	}
-	if used := s.Used(); used > int64(live)*wornShare {
+	if used := s.Used(); used > int64(live)*(spaceFactor+1) {
 		t.Errorf("%d bytes of content take %d", live, used)
 	}
 	if err := checkContent(t, s, 150, maps.Clone(content)); err != nil {

@@ -65,7 +65,7 @@ type pod struct {
 type cachedSummary struct {
 	size     int64
 	modified time.Time
-	manifest *manifest // without its files
+	manifest *manifest // without its body
 }
 
 // Open opens the store in a folder, which is made when it is not there.
@@ -267,6 +267,9 @@ func (s *Store) Next(key Key) (int64, error) {
 	}
 	return latest + 1, nil
 }
+
+// maxPointer is the most that a latest pointer takes, in bytes.
+const maxPointer = 20
 
 // pointTo raises the pod's latest pointer to number.
 func (s *Store) pointTo(key Key, number int64) error {
