@@ -36,3 +36,19 @@ func (s *Store) Inspect(ctx context.Context, key Key, number int64, content []by
 // Permanent is whether the files themselves are damaged. When they only lack the
 // key that they were written with, they may become readable again.
 func (d *Damaged) Permanent() bool { return !d.key }
+
+// MaxManifest is the size of the largest manifest that is read, in bytes.
+const MaxManifest int64 = maxManifest
+
+// ManifestName returns the name of a generation's manifest, relative to the pod's folder.
+func ManifestName(number int64) string { return manifestName(number) }
+
+// ParseManifestName returns the number of the generation whose manifest has the
+// name, relative to the pod's folder.
+func ParseManifestName(name string) (number int64, ok bool) { return parseManifestName(name) }
+
+// IsSegmentName is whether a segment can have the name, relative to the pod's folder.
+func IsSegmentName(name string) bool {
+	_, ok := parseSegmentName(name)
+	return ok
+}
