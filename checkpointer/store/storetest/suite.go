@@ -30,6 +30,8 @@ type Store interface {
 	Pods() ([]store.Key, error)
 	Files(key store.Key, number int64) ([]*peerv1.File, error)
 	Materialize(ctx context.Context, key store.Key, number int64, dir string) error
+	OpenReader(ctx context.Context, key store.Key, number int64, from store.Segments) (*store.Reader, error)
+	Verify(ctx context.Context, key store.Key, number int64) error
 	Retain(key store.Key, n int) error
 	Remove(key store.Key) error
 }
@@ -61,6 +63,13 @@ func Run(t *testing.T, open func(t testing.TB, keys *Keys) Fixture) {
 		"only an empty folder is filled":      targets,
 		"missing files are damage":            missingFiles,
 		"damage never comes back as content":  damage,
+		"memory comes back":                   memoryRoundTrip,
+		"memory changes in every way":         memoryModel,
+		"memory needs its base":               memoryBase,
+		"memory that makes no sense":          memoryRefused,
+		"processes share memory":              memorySharing,
+		"unchanged memory costs little":       memoryCost,
+		"what was written last comes first":   memoryOrder,
 	} {
 		t.Run(name, func(t *testing.T) {
 			keys := NewKeys()
