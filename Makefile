@@ -15,7 +15,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build every program, statically linked, into bin/
@@ -70,6 +70,18 @@ cluster-down: ## Stop the local cluster and remove what it left
 .PHONY: bench-rto
 bench-rto: ## Measure recovery over several node losses (ARGS='--losses 3')
 	go run ./e2e/rto $(ARGS)
+
+.PHONY: bench-checkpoint
+bench-checkpoint: ## Measure a checkpoint's pause beside runc's (as root; ARGS='--quick')
+	go run ./e2e/bench checkpoint $(ARGS)
+
+.PHONY: bench-store
+bench-store: ## Measure what generations take of disk, network and processor (as root)
+	go run ./e2e/bench store $(ARGS)
+
+.PHONY: bench-restore
+bench-restore: ## Measure the time to the first right answer beside runc's (as root)
+	go run ./e2e/bench restore $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built here; the cache of the local cluster stays
