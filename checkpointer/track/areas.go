@@ -31,35 +31,41 @@ func areasOf(pid int) (memory.Set, error) {
 	return parseAreas(file)
 }
 
-// parseAreas picks the areas out of the content of /proc/PID/smaps, or of
-// /proc/PID/maps, which lacks the flags that exclude some.
+// parseAreas picks the areas out of the content of /proc/PID/smaps.
 func parseAreas(content io.Reader) (memory.Set, error) {
+	all, err := readMap(content)
+	if err != nil {
+		return nil, err
+	}
 	var spans []memory.Span
-	picked := false // the line before was one of the picked area
+	for _, a := range all {
+		if a.private() && !excluded(a.flags) {
+			spans = append(spans, a.span)
+		}
+	}
+	return memory.NewSet(spans...), nil
+}
+
+// readMap reads /proc/PID/maps, or /proc/PID/smaps.
+func readMap(content io.Reader) ([]area, error) {
+	var all []area
 	lines := bufio.NewScanner(content)
 	for lines.Scan() {
 		line := lines.Text()
-		if flags, found := strings.CutPrefix(line, "VmFlags:"); found {
-			if picked && excluded(flags) {
-				spans, picked = spans[:len(spans)-1], false
-			}
+		if flags, found := strings.CutPrefix(line, "VmFlags:"); found && len(all) > 0 {
+			all[len(all)-1].flags = flags
 			continue
 		}
 		if line == "" || line[0] >= 'A' && line[0] <= 'Z' {
 			continue // a figure of smaps
 		}
-		area, err := parseArea(line)
+		a, err := parseArea(line)
 		if err != nil {
 			return nil, err
 		}
-		if picked = area.private(); picked {
-			spans = append(spans, area.span)
-		}
+		all = append(all, a)
 	}
-	if err := lines.Err(); err != nil {
-		return nil, err
-	}
-	return memory.NewSet(spans...), nil
+	return all, lines.Err()
 }
 
 // excluded is whether an area with such VmFlags is always in CRIU's own images:
@@ -74,12 +80,13 @@ func excluded(flags string) bool {
 	return false
 }
 
-// area is one line of /proc/PID/maps.
+// area is one mapping of a process.
 type area struct {
 	span        memory.Span
 	permissions string // as "rw-p"
 	inode       string
 	name        string
+	flags       string // as "rd wr mr", where they are known
 }
 
 // parseArea reads a line as "7f10a000-7f10b000 rw-p 00000000 00:00 0   [heap]".
@@ -98,7 +105,8 @@ func parseArea(line string) (area, error) {
 	if err != nil || len(fields[1]) != len("rw-p") || fields[4] == "" {
 		return area{}, fmt.Errorf("%q is no line of a process's memory map", line)
 	}
-	return area{memory.Span{Start: start, End: end}, fields[1], fields[4], strings.TrimLeft(rest, " ")}, nil
+	span := memory.Span{Start: start, End: end}
+	return area{span: span, permissions: fields[1], inode: fields[4], name: strings.TrimLeft(rest, " ")}, nil
 }
 
 // private is whether the area is private and anonymous, and not one that the

@@ -44,13 +44,13 @@ type scanRegion struct{ start, end, categories uint64 }
 type query struct{ flags, inverted, mask, anyOf uint64 }
 
 // content matches what Populated returns.
-var content = query{inverted: pageIsZero, mask: pageIsZero, anyOf: pageIsPresent | pageIsSwapped}
+var content = query{inverted: pageIsZero | pageIsGuard, mask: pageIsZero | pageIsGuard, anyOf: pageIsPresent | pageIsSwapped}
 
 // pagemap is an open /proc/PID/pagemap: of the memory that the process had when it was opened.
 type pagemap struct {
 	file *os.File
 	vec  []scanRegion
-	// guards is whether the kernel tells guard pages; without it those look like swapped ones.
+	// noScan and noGuards are whether the kernel cannot scan, or knows no guard pages.
 	noScan, noGuards bool
 }
 
@@ -70,25 +70,28 @@ func (m *pagemap) scan(areas memory.Set, q query) (memory.Set, error) {
 	if m.vec == nil {
 		m.vec = make([]scanRegion, scanRegions)
 	}
-	var found []memory.Span
+	var found memory.Set
 	for _, span := range areas {
 		for start := span.Start; start < span.End; {
+			inverted, mask := q.inverted, q.mask
+			if m.noGuards {
+				inverted, mask = inverted&^pageIsGuard, mask&^pageIsGuard
+			}
 			arg := scanArg{flags: q.flags, start: start, end: span.End, vec: uint64(uintptr(unsafe.Pointer(&m.vec[0]))), vecLen: scanRegions,
-				inverted: q.inverted, mask: q.mask, anyOf: q.anyOf, returned: pageIsZero}
+				inverted: inverted, mask: mask, anyOf: q.anyOf, returned: pageIsZero}
 			arg.size = uint64(unsafe.Sizeof(arg))
 			n, _, errno := unix.Syscall(unix.SYS_IOCTL, m.file.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
-			if errno == unix.EINTR {
+			switch {
+			case errno == unix.EINTR:
 				continue
-			}
-			if errno != 0 {
+			case errno == unix.EINVAL && mask&pageIsGuard != 0:
+				m.noGuards = true
+				continue
+			case errno != 0:
 				return nil, fmt.Errorf("scan the pages %s: %w", memory.Span{Start: start, End: span.End}, errno)
 			}
 			for _, region := range m.vec[:n] {
-				if last := len(found) - 1; last >= 0 && found[last].End == region.start {
-					found[last].End = region.end
-				} else {
-					found = append(found, memory.Span{Start: region.start, End: region.end})
-				}
+				found = extend(found, memory.Span{Start: region.start, End: region.end})
 			}
 			start = arg.walkEnd
 		}
@@ -96,12 +99,53 @@ func (m *pagemap) scan(areas memory.Set, q query) (memory.Set, error) {
 	return found, nil
 }
 
+// extend adds a span above all of a set to it.
+func extend(set memory.Set, span memory.Span) memory.Set {
+	if last := len(set) - 1; last >= 0 && set[last].End == span.Start {
+		set[last].End = span.End
+		return set
+	}
+	return append(set, span)
+}
+
+// populated returns the pages of the areas that have content.
+func (m *pagemap) populated(areas memory.Set) (memory.Set, error) {
+	return m.either(areas, content, entryPresent|entrySwapped)
+}
+
+// softDirty returns the pages of the areas that have content and are soft-dirty.
+func (m *pagemap) softDirty(areas memory.Set) (memory.Set, error) {
+	q := content
+	q.mask |= pageIsSoftDirty
+	return m.either(areas, q, entrySoftDirty)
+}
+
+// either scans where the kernel can (Linux 6.7, and soft-dirty a little later),
+// or else reads the entry of each page; of those some bit must be set.
+func (m *pagemap) either(areas memory.Set, q query, bits uint64) (memory.Set, error) {
+	if !m.noScan {
+		found, err := m.scan(areas, q)
+		if !errors.Is(err, unix.ENOTTY) && !errors.Is(err, unix.EINVAL) {
+			return found, err
+		}
+		m.noScan = true
+	}
+	zero := zeroFrames()
+	var found memory.Set
+	err := m.each(areas, func(page, entry uint64) {
+		if entry&(entryPresent|entrySwapped) != 0 && entry&bits != 0 && !zero.contains(entry) {
+			found = extend(found, memory.Span{Start: page, End: page + pageSize})
+		}
+	})
+	return found, err
+}
+
 // Bits of an entry of /proc/PID/pagemap.
 const (
-	entryPresent   = 1 << 63
-	entrySwapped   = 1 << 62
-	entrySoftDirty = 1 << 55
-	entryFrame     = 1<<55 - 1
+	entryPresent   uint64 = 1 << 63
+	entrySwapped   uint64 = 1 << 62
+	entrySoftDirty uint64 = 1 << 55
+	entryFrame     uint64 = 1<<55 - 1
 )
 
 // each passes the entry of every page of the areas to visit: for kernels that cannot scan (before 6.7).
@@ -144,5 +188,5 @@ func populated(pid int, areas memory.Set) (memory.Set, error) {
 		return nil, err
 	}
 	defer pages.Close()
-	return pages.scan(areas, content)
+	return pages.populated(areas)
 }

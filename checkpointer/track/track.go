@@ -56,16 +56,19 @@ func Attach(ctx context.Context, pid int, method Method) (Tracker, error) {
 	}
 	var tracker Tracker
 	switch method {
+	case Userfaultfd:
+		tracker, err = attachUserfaultfd(ctx, process)
+	case SoftDirty:
+		tracker, err = attachSoftDirty(process)
 	case None:
-		return &everything{process}, nil
+		tracker = &everything{process}
 	default:
-		err = fmt.Errorf("there is no method %q to do it", method)
+		err = fmt.Errorf("there is no method %q", method)
 	}
 	if err != nil {
 		process.Close()
-		return nil, fmt.Errorf("follow process %d with %s: %w", pid, method, err)
+		return nil, fmt.Errorf("follow process %d: %w", pid, err)
 	}
-	_ = ctx
 	return tracker, nil
 }
 

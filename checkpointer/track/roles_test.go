@@ -1,0 +1,5 @@
+package track
+
+func callsRole()   {}
+func threadsRole() {}
+func memoryRole()  {}
