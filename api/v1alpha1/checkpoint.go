@@ -15,6 +15,7 @@ import (
 // +kubebuilder:resource:shortName=cp
 // +kubebuilder:printcolumn:name="PROTECTED",type=string,JSONPath=`.status.conditions[?(@.type=="Protected")].status`
 // +kubebuilder:printcolumn:name="REASON",type=string,JSONPath=`.status.conditions[?(@.type=="Protected")].reason`
+// +kubebuilder:printcolumn:name="CHECKPOINTABLE",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Checkpointable")].status`
 // +kubebuilder:printcolumn:name="GEN",type=integer,JSONPath=`.status.generation`
 // +kubebuilder:printcolumn:name="PAUSE",type=string,JSONPath=`.status.pause`
 // +kubebuilder:printcolumn:name="SIZE",type=string,JSONPath=`.status.size`
@@ -70,14 +71,67 @@ type CheckpointStatus struct {
 	Holders []string `json:"holders,omitempty"`
 	// Conditions has one of type Protected: True when Generation would be
 	// restored after a node loss, else False with a reason that says why not.
+	// One of type Checkpointable is False when something in the pod is known to
+	// make a checkpoint impossible; Findings say what.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// Findings are what was found in the pod's containers that makes a checkpoint
+	// impossible or that changes with one, the former first. There are at most
+	// MaxFindings; the Checkpointable condition says when there were more.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Findings []Finding `json:"findings,omitempty"`
 }
 
-// ConditionProtected is the type of a Checkpoint's only condition.
-const ConditionProtected = "Protected"
+// MaxFindings is how many findings a Checkpoint names at most.
+const MaxFindings = 16
+
+// Severity says what a finding means for the pod's checkpoints.
+//
+// +kubebuilder:validation:Enum=Refuses;Warns
+type Severity string
+
+// The severities.
+const (
+	SeverityRefuses Severity = "Refuses" // the pod cannot be checkpointed as long as this is so
+	SeverityWarns   Severity = "Warns"   // it can be, at a cost or with a change that its programs notice
+)
+
+// Finding is one thing in a pod that matters to its checkpoints.
+type Finding struct {
+	// Container is the container's name; empty for the whole pod.
+	// +optional
+	Container string `json:"container,omitempty"`
+	// Severity is Refuses or Warns.
+	Severity Severity `json:"severity"`
+	// Reason is one word for what was found, as "IOUring".
+	Reason string `json:"reason"`
+	// Message says what was found, and in which process.
+	// +kubebuilder:validation:MaxLength=512
+	Message string `json:"message"`
+	// Hint says what to do about it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	Hint string `json:"hint,omitempty"`
+}
+
+// Types of a Checkpoint's conditions.
+const (
+	ConditionProtected      = "Protected"
+	ConditionCheckpointable = "Checkpointable"
+)
+
+// Reasons of the Checkpointable condition. Where it is False the reason is that
+// of the first finding, when that is the only one that refuses.
+const (
+	ReasonNothingFound    = "NothingFound"    // True: nothing was found
+	ReasonFindingsWarn    = "FindingsWarn"    // True: what was found does not prevent a checkpoint
+	ReasonFindingsRefuse  = "FindingsRefuse"  // False: several things prevent a checkpoint
+	ReasonPartlyInspected = "PartlyInspected" // Unknown: nothing prevents a checkpoint, but not everything could be looked at
+)
 
 // Reasons of the Protected condition.
 const (
