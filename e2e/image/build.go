@@ -64,7 +64,8 @@ func FromDebian(ctx context.Context, cache, name string, packages, cmd []string)
 		Variant: "essential",
 		Include: packages,
 		Extra: []string{
-			"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+			// The manual's folders stay: packages with alternatives put links into them.
+			"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*/*",
 			"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*",
 		},
 	}, layer)

@@ -1,0 +1,232 @@
+package matrix
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/lifeboat-dev/lifeboat/e2e/observe"
+)
+
+const webPort = 8080
+
+var (
+	//go:embed programs/server.py
+	serverPy string
+	//go:embed programs/Server.java
+	serverJava string
+)
+
+// ticking is the pace of a timer that ticks every 100 ms.
+const ticking = 10
+
+// web is a server of ours that an interpreter runs which is not.
+type web struct {
+	run    setup
+	timers []number
+	// logged is what the container's log tells of a client's work.
+	logged string
+	// more is what is asked of this one alone.
+	more func(*testing.T, *subject, *webSession)
+
+	nonce string
+}
+
+func python() *web {
+	return &web{
+		run:    setup{port: webPort, command: []string{"python3", "/program/server.py"}, file: "server.py", content: serverPy},
+		timers: []number{{"ticks of a sleeping thread", ticking}, {"signals of an interval timer", ticking}, {"expirations of a timerfd", ticking}},
+		logged: `"GET /state HTTP/1.1" 200`,
+		more:   oldThreadsEnd,
+	}
+}
+
+// java runs what javac makes of the program when the pod starts.
+func java() *web {
+	return &web{
+		run: setup{port: webPort, file: "Server.java", content: serverJava,
+			command: []string{"bash", "-c", "javac -d /srv/classes /program/Server.java && exec java -Xmx96m -cp /srv/classes Server"}},
+		timers: []number{{"ticks of an executor", ticking}, {"ticks of a timer", ticking}},
+		logged: "collected garbage",
+		more:   collectAndCompile,
+	}
+}
+
+// webState is what a server says of itself.
+type webState struct {
+	Nonce   string
+	Numbers []int64
+	// Digest is the SHA-256 of all values.
+	Digest    string
+	Backwards int64
+	Threads   int
+	// Collections and Compiled, in milliseconds, are of Java alone.
+	Collections, Compiled int64
+}
+
+func (w *web) setup() setup { return w.run }
+
+func (w *web) numbers() []number { return append([]number{{"values", 0}}, w.timers...) }
+
+func (w *web) fill(ctx context.Context, s *subject) error {
+	client := w.connect(ctx, s)
+	defer client.Close()
+	state, err := client.do(http.MethodGet, "/state")
+	w.nonce = state.Nonce
+	return err
+}
+
+func (w *web) open(ctx context.Context, s *subject) (session, error) { return w.connect(ctx, s), nil }
+
+func (w *web) connect(ctx context.Context, s *subject) *webSession {
+	return newWebSession(ctx, s, webPort)
+}
+
+// webSession keeps its one connection, and never makes a second one. Its requests end with ctx.
+type webSession struct {
+	ctx    context.Context
+	url    string
+	client *http.Client
+}
+
+func newWebSession(ctx context.Context, s *subject, port int) *webSession {
+	dialled := false
+	transport := &http.Transport{MaxConnsPerHost: 1}
+	transport.DialContext = func(_ context.Context, network, address string) (net.Conn, error) {
+		if dialled {
+			return nil, fmt.Errorf("the connection with %s ended", address)
+		}
+		dialled = true
+		return s.cluster.Dial(ctx, network, address)
+	}
+	return &webSession{
+		ctx:    ctx,
+		url:    "http://" + net.JoinHostPort(s.pod.Status.PodIP, strconv.Itoa(port)),
+		client: &http.Client{Transport: transport, Timeout: answerLimit},
+	}
+}
+
+func (w *webSession) Close() error {
+	w.client.CloseIdleConnections()
+	return nil
+}
+
+// text sends a request and returns the body of the answer.
+func (w *webSession) text(method, path string) (string, error) {
+	request, err := http.NewRequestWithContext(w.ctx, method, w.url+path, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	response, err := w.client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, response.Status, body)
+	}
+	return string(body), err
+}
+
+func (w *webSession) do(method, path string) (webState, error) {
+	var state webState
+	text, err := w.text(method, path)
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &state)
+	}
+	return state, err
+}
+
+func (w *webSession) step() ([]int64, error) {
+	state, err := w.do(http.MethodPost, "/add")
+	return state.Numbers, err
+}
+
+func (w *webSession) ping() error {
+	_, err := w.do(http.MethodGet, "/state")
+	return err
+}
+
+func (w *web) mark() string { return w.logged }
+
+func (w *web) check(t *testing.T, s *subject) {
+	client := w.connect(s.deadline(t), s)
+	defer client.Close()
+	state, err := client.do(http.MethodGet, "/state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state.Nonce != w.nonce {
+		t.Errorf("another process answers: its nonce is %s, was %s", state.Nonce, w.nonce)
+	}
+	values := make([]string, state.Numbers[0])
+	for i := range values {
+		values[i] = fmt.Sprintf("value-%d", i+1)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(values, "\n")))
+	if digest := hex.EncodeToString(sum[:]); state.Digest != digest {
+		t.Errorf("the digest of %d values is %s, not %s", len(values), state.Digest, digest)
+	}
+	if state.Backwards != 0 {
+		t.Errorf("the program saw its monotonic clock go back %d times", state.Backwards)
+	}
+	// New connections get threads of their own, all at once.
+	clients := make([]*webSession, 8)
+	for i := range clients {
+		clients[i] = w.connect(s.deadline(t), s)
+		defer clients[i].Close()
+		if err := clients[i].ping(); err != nil {
+			t.Errorf("client %d of %d: %v", i+1, len(clients), err)
+		}
+	}
+	w.more(t, s, client)
+}
+
+// oldThreadsEnd checks that the threads of the connections of before the loss are gone.
+func oldThreadsEnd(t *testing.T, s *subject, client *webSession) {
+	// The main thread, those of two timers, and those of the clients of this check.
+	const most = 3 + 10
+	err := observe.Until(s.deadline(t), "the threads of the old connections have ended", func(context.Context) (bool, string, error) {
+		state, err := client.do(http.MethodGet, "/state")
+		return state.Threads <= most, fmt.Sprintf("%d threads", state.Threads), err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// collectAndCompile checks that Java's collector and compiler threads work.
+func collectAndCompile(t *testing.T, _ *subject, client *webSession) {
+	before, err := client.do(http.MethodGet, "/state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	collected, err := client.do(http.MethodPost, "/collect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if collected.Collections <= before.Collections {
+		t.Errorf("%d collections of garbage before System.gc(), %d after it", before.Collections, collected.Collections)
+	}
+	// The server checks the result. Compilers work beside what they compile.
+	var compiled webState
+	for range 20 {
+		if compiled, err = client.do(http.MethodPost, "/compile"); err != nil {
+			t.Fatal(err)
+		}
+		if compiled.Compiled > before.Compiled {
+			return
+		}
+	}
+	t.Errorf("a method that was never run before is not compiled: %d ms of compilation before, %d ms after", before.Compiled, compiled.Compiled)
+}
