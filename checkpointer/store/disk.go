@@ -44,7 +44,7 @@ func (d *disk) announce(s step) error {
 	if d.before == nil {
 		return nil
 	}
-	return d.before(s)
+	return explain(d.before(s))
 }
 
 // mkdirAll makes a folder and those above it, and makes them last.
