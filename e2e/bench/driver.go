@@ -31,8 +31,9 @@ type taken struct {
 	phases []phase // of the pause
 }
 
-func newEngine(log *slog.Logger) *criu.Engine {
-	return criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, log)
+// newEngine returns the engine, and how it finds out what was written.
+func newEngine(log *slog.Logger) (engine *criu.Engine, tracking string, err error) {
+	return criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, log), "none", nil
 }
 
 // protect begins to checkpoint a pod.
@@ -77,8 +78,9 @@ func restoreAnnotations() (map[string]string, error) {
 
 // restored is a container that runs again while its memory is being filled in.
 type restored struct {
-	lazy *criu.LazyPages
-	from time.Time
+	lazy  *criu.LazyPages
+	from  time.Time
+	bytes int64
 }
 
 // restore brings a pod's generation back in a container, at a peer: from its own
@@ -107,12 +109,12 @@ func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key sto
 		lazy.Stop()
 		return nil, fmt.Errorf("%w: %s", err, lastErrors(filepath.Join(workFolder, "restore.log")))
 	}
-	return &restored{lazy: lazy, from: time.Now()}, nil
+	return &restored{lazy: lazy, from: time.Now(), bytes: s.Bytes}, nil
 }
 
-// drained waits until all memory is filled in, and returns how long that took from
-// the restore on.
-func (r *restored) drained() (time.Duration, error) {
-	err := r.lazy.Wait()
-	return time.Since(r.from), errors.Join(err, os.RemoveAll(stagedFolder))
+// drained waits until all memory is filled in, and returns how many bytes that was,
+// and how long it took from the restore on.
+func (r *restored) drained() (bytes int64, took time.Duration, err error) {
+	err = r.lazy.Wait()
+	return r.bytes, time.Since(r.from), errors.Join(err, os.RemoveAll(stagedFolder))
 }

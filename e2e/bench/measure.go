@@ -33,16 +33,19 @@ type rig struct {
 // and the others measured.
 func measure(ctx context.Context, b bench, rows []row, out io.Writer) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	r := &rig{events: json.NewEncoder(out), engine: newEngine(log)}
+	engine, tracking, err := newEngine(log)
+	if err != nil {
+		return err
+	}
+	r := &rig{events: json.NewEncoder(out), engine: engine}
 	for _, folder := range []string{stockFolder, workFolder} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return err
 		}
 	}
-	if err := r.tellFacts(ctx); err != nil {
+	if err := r.tellFacts(ctx, tracking); err != nil {
 		return err
 	}
-	var err error
 	if r.peers, err = newPeers(ctx, filepath.Join(nodetest.Disk, "stores"), log); err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func (r *rig) sample(at row, s side, measure string, run int, value float64) {
 }
 
 // tellFacts tells what must be known of the machine.
-func (r *rig) tellFacts(ctx context.Context) error {
+func (r *rig) tellFacts(ctx context.Context, tracking string) error {
 	// It also leaves what CRIU finds out about the kernel for all later runs of it.
 	node, err := criu.Probe(ctx, criu.Host{ProcRoot: "/proc", Root: "/"})
 	if err != nil {
@@ -116,13 +119,18 @@ func (r *rig) tellFacts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
 	disk, err := fileSystem(nodetest.Disk)
 	if err != nil {
 		return err
 	}
 	r.tell(event{Facts: &facts{
 		Kernel: node.KernelVersion, Processors: runtime.NumCPU(), MemoryMB: bytes / mebibyte,
-		CRIU: node.CRIUVersion, Runc: node.RuncVersion, StoreDisk: disk,
+		CRIU: node.CRIUVersion, Runc: node.RuncVersion, StoreDisk: disk, Tracking: tracking,
+		Load: strings.Fields(string(load))[0],
 	}})
 	return nil
 }

@@ -49,7 +49,7 @@ func (s *subject) loadRedis(ctx context.Context) error {
 // dialRedis connects to redis, which has just been started.
 func dialRedis(ctx context.Context) (net.Conn, error) {
 	for {
-		conn, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "tcp4", redisAddress)
+		conn, err := (&net.Dialer{Timeout: pollDialTime}).DialContext(ctx, "tcp4", redisAddress)
 		if err == nil {
 			return conn, nil
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -40,7 +41,7 @@ func (r *report) event(e event) {
 		}
 		r.done = append(r.done, *e.Done)
 		tables[r.bench].row(r.out, &r.results, *e.Done)
-	case e.Failed != nil:
+	case e.Failed != nil && !slices.Contains(r.done, e.Failed.Row):
 		r.Failures = append(r.Failures, *e.Failed)
 	}
 }
@@ -48,8 +49,8 @@ func (r *report) event(e event) {
 // head prints the machine's facts and the head of the table.
 func (r *report) head() {
 	f := r.Facts
-	fmt.Fprintf(r.out, "Linux %s, %d processors, %d MB of memory; CRIU %s, runc %s; store on %s\n",
-		f.Kernel, f.Processors, f.MemoryMB, f.CRIU, f.Runc, f.StoreDisk)
+	fmt.Fprintf(r.out, "Linux %s, %d processors, %d MB of memory, load %s\nCRIU %s, runc %s; tracking: %s; store on %s\n",
+		f.Kernel, f.Processors, f.MemoryMB, f.Load, f.CRIU, f.Runc, f.Tracking, f.StoreDisk)
 	for _, line := range tables[r.bench].head {
 		fmt.Fprintln(r.out, line)
 	}

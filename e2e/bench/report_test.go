@@ -22,12 +22,12 @@ func reported(t *testing.T, b bench, value func(at row, s side, measure string) 
 	}
 	var out strings.Builder
 	r := newReport(b, &out, &strings.Builder{})
-	r.event(event{Facts: &facts{Kernel: "6.18.44", Processors: 2, MemoryMB: 24000, CRIU: "4.2.1", Runc: "1.1.15", StoreDisk: "ext4"}})
+	r.event(event{Facts: &facts{Kernel: "6.18.44-1-cloud-amd64", Processors: 2, MemoryMB: 24000, CRIU: "4.2.1", Runc: "1.1.15", StoreDisk: "ext4", Tracking: "userfaultfd", Load: "12.34"}})
 	for _, at := range rows {
 		for _, s := range []side{stock, ours, away} {
 			for _, measure := range []string{
 				pauseGap, pauseEngine, quietGap, total, phasePrefix + "freeze", phasePrefix + "read memory",
-				resident, firstNew, storedNew, sentNew, sealAlone, processor, firstAnswer, drainTime,
+				resident, firstNew, storedNew, sentNew, sealAlone, processor, firstAnswer, drainTime, drainBytes,
 			} {
 				for run, v := range value(at, s, measure) {
 					r.event(event{Sample: &sample{at, s, measure, run, v}})

@@ -122,10 +122,11 @@ func (r *rig) oneRestore(ctx context.Context, at row, from *source, by side, run
 	}
 	r.sample(at, by, firstAnswer, run, took.Seconds())
 	if memory != nil {
-		took, err := memory.drained()
+		bytes, took, err := memory.drained()
 		if err != nil {
 			return err
 		}
+		r.sample(at, by, drainBytes, run, float64(bytes))
 		r.sample(at, by, drainTime, run, took.Seconds())
 	}
 	all := s.question(checked)

@@ -59,8 +59,10 @@ type facts struct {
 	CRIU       string `json:"criu"`
 	Runc       string `json:"runc"`
 	StoreDisk  string `json:"storeDisk"`
-	// Notes are what else has to be known to judge the figures.
-	Notes []string `json:"notes,omitempty"`
+	// Tracking is how the engine finds out which pages were written.
+	Tracking string `json:"tracking"`
+	// Load is the load average of the minute before: what shares the machine makes figures noisy.
+	Load string `json:"load"`
 }
 
 // event is what the part of the benchmark that measures tells the one that reports.

@@ -35,10 +35,12 @@ const (
 const (
 	// readyTime bounds how long a workload may take to fill its memory.
 	readyTime = 3 * time.Minute
-	// dialTime is short: what a restore drops must not wait for TCP to try again.
-	dialTime   = 20 * time.Millisecond
-	answerTime = time.Minute
-	pollTime   = time.Millisecond
+	// pollDialTime is short: where a restore drops the first packet, the next must
+	// not wait until TCP tries again.
+	pollDialTime = 20 * time.Millisecond
+	dialTime     = 10 * time.Second
+	answerTime   = time.Minute
+	pollTime     = time.Millisecond
 )
 
 // subject is a container that is measured.
@@ -139,14 +141,14 @@ func (s *subject) target() (criu.PodTarget, error) {
 // is open any more when it returns: runc's checkpoint refuses those.
 func (s *subject) ask(ctx context.Context, line string) (answer []byte, err error) {
 	err = s.pod.In(unix.CLONE_NEWNET, func() error {
-		answer, err = askOnce(ctx, line)
+		answer, err = askOnce(ctx, line, dialTime)
 		return err
 	})
 	return answer, err
 }
 
-func askOnce(ctx context.Context, line string) ([]byte, error) {
-	conn, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "tcp4", fillerAddress)
+func askOnce(ctx context.Context, line string, limit time.Duration) ([]byte, error) {
+	conn, err := (&net.Dialer{Timeout: limit}).DialContext(ctx, "tcp4", fillerAddress)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +170,7 @@ func askOnce(ctx context.Context, line string) ([]byte, error) {
 func (s *subject) firstAnswer(ctx context.Context, line string, check func([]byte) error) (at time.Time, err error) {
 	err = s.pod.In(unix.CLONE_NEWNET, func() error {
 		for {
-			answer, failed := askOnce(ctx, line)
+			answer, failed := askOnce(ctx, line, pollDialTime)
 			if failed == nil && len(answer) > 0 {
 				at = time.Now()
 				return check(answer)

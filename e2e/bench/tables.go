@@ -136,12 +136,15 @@ func restoreRow(out io.Writer, r *results, at row) {
 	name := at.String()
 	for _, s := range []side{stock, ours, away} {
 		times, drain := r.of(at, s, firstAnswer), r.of(at, s, drainTime)
-		faster := "-"
+		faster, rate := "-", "-"
+		if seconds, ok := median(drain); ok && seconds > 0 {
+			rate = quotient(r.of(at, s, drainBytes), []float64{seconds * 1e6}, "%.0f")
+		}
 		if s != stock {
 			faster = quotient(r.of(at, stock, firstAnswer), times, "%.1f")
 		}
 		fmt.Fprintf(out, "%-*s %-28s %s %9s %9s %9s\n", nameWidth, name, s, three(times), faster,
-			quotient(drain, []float64{1}, "%.2f"), quotient([]float64{float64(at.Bytes) / 1e6}, drain, "%.0f"))
+			quotient(drain, []float64{1}, "%.2f"), rate)
 		name = ""
 	}
 }
