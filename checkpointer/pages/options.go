@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
@@ -74,8 +73,14 @@ type Keeper interface {
 	// Add holds the userfaultfd of one more process, the index-th, and returns when
 	// it is held for sure. The descriptor is duplicated.
 	Add(index, userfaultfd int) error
+	// Remove lets go of the index-th userfaultfd: that process has all of its memory.
+	Remove(index int) error
 	// Drop lets go of everything: every page is filled in, or the processes are dead.
 	Drop() error
+	// Lost is whether the keeper has ended, and with it what it held. Keep begins anew.
+	Lost() bool
+	// Close leaves everything to whoever takes it over.
+	Close() error
 }
 
 // Kept is what a keeper held for a daemon that has died.
@@ -96,20 +101,3 @@ var (
 	// memory may have been lost with the former daemon: the container must be killed.
 	ErrUnsafe = errors.New("a change of the memory may have been lost with the former page daemon")
 )
-
-// Stats is what a daemon has done so far.
-type Stats struct {
-	Processes int
-	// Faults are the pages that a process waited for; ZeroFaults are those of them
-	// that have no content.
-	Faults, ZeroFaults int64
-	// FaultBytes were filled in because of faults, DrainedBytes ahead of them.
-	// MissingBytes are not filled in yet.
-	FaultBytes, DrainedBytes, MissingBytes int64
-	// FaultTime is the sum, and LongestFault the longest, of the times from when a
-	// fault was seen until its page was there.
-	FaultTime, LongestFault time.Duration
-	// Attached is when the first process was handed over, Restored when CRIU had
-	// restored all of them, and Done when Wait returned. Zero: not yet.
-	Attached, Restored, Done time.Time
-}

@@ -52,6 +52,12 @@ func (c *Client) Keep(state int) error { panic("not yet") }
 // Add implements pages.Keeper.
 func (c *Client) Add(index, userfaultfd int) error { panic("not yet") }
 
+// Remove implements pages.Keeper.
+func (c *Client) Remove(index int) error { panic("not yet") }
+
+// Lost implements pages.Keeper.
+func (c *Client) Lost() bool { panic("not yet") }
+
 // Drop implements pages.Keeper.
 func (c *Client) Drop() error { panic("not yet") }
 

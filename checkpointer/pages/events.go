@@ -1,0 +1,211 @@
+package pages
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
+)
+
+// maxPatience is how long a process may be in the middle of changing its address
+// space, or lack the memory for a page, before that counts as an error.
+const maxPatience = 30 * time.Second
+
+// follow reads what a userfaultfd has to say until its space is closed or the
+// daemon ends.
+func (d *Daemon) follow(s *space) {
+	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.stop), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
+			err = fmt.Errorf("its userfaultfd is broken: %#x", fds[0].Revents)
+		}
+		if err != nil {
+			d.fail(fmt.Errorf("wait for faults of process %d: %w", s.pid, err))
+			return
+		}
+		if fds[1].Revents != 0 {
+			break
+		}
+		if err := d.readEvents(s); err != nil {
+			d.fail(err)
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		return // until Stop
+	}
+	d.keep.remove(s, d.options.Log)
+	unix.Close(s.fd)
+	s.fd = -1
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open--; d.open == 0 && d.restored.Load() {
+		d.completed()
+	}
+}
+
+// readEvents reads what there is to read of a space, applies it and passes faults on.
+func (d *Daemon) readEvents(s *space) error {
+	seen := time.Now()
+	s.mu.Lock()
+	pages, err := d.readLocked(s)
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("follow the memory of process %d: %w", s.pid, err)
+	}
+	d.faults.put(s, pages, seen)
+	d.finish(s)
+	return nil
+}
+
+// readLocked reads and applies changes, and returns the pages of faults. The
+// space's lock is held alone: nothing is filled in between the moment when the
+// process may go on and the one when it is known what it has changed. The shared
+// state says busy until then, and for good after an error.
+func (d *Daemon) readLocked(s *space) ([]uint64, error) {
+	if s.closed {
+		return nil, nil
+	}
+	d.state.busy().Add(1)
+	faults, changes, err := s.read()
+	if err == nil && moves(changes) {
+		var more []uint64
+		more, changes, err = d.collect(s, changes)
+		faults = append(faults, more...)
+	}
+	if err == nil {
+		err = d.apply(s, changes)
+	}
+	if err == nil {
+		d.state.busy().Add(^uint32(0))
+	}
+	return faults, err
+}
+
+// read reads messages, without waiting for any.
+func (s *space) read() (faults []uint64, changes []message, err error) {
+	n, err := unix.Read(s.fd, s.raw[:])
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read its userfaultfd: %w", err)
+	}
+	for raw := s.raw[:n]; len(raw) >= messageBytes; raw = raw[messageBytes:] {
+		switch m := parseMessage(raw); m.event {
+		case eventPageFault:
+			faults = append(faults, m.a&^(pageSize-1))
+		case eventFork, eventRemap, eventRemove, eventUnmap:
+			changes = append(changes, m)
+		default:
+			return nil, nil, fmt.Errorf("unknown event %#x of the kernel", m.event)
+		}
+	}
+	return faults, changes, nil
+}
+
+func moves(changes []message) bool {
+	for _, m := range changes {
+		if m.event == eventRemap {
+			return true
+		}
+	}
+	return false
+}
+
+// collect reads on until no change of the address space is under way. Threads
+// send their events after the fact and in no order among each other: only all of
+// them together tell what happened.
+func (d *Daemon) collect(s *space, changes []message) ([]uint64, []message, error) {
+	var faults []uint64
+	var p patience
+	for {
+		err := probe(s.fd, changes[0].a)
+		if errors.Is(err, unix.ESRCH) || !errors.Is(err, unix.EAGAIN) {
+			return faults, inOrder(s, changes), nil
+		}
+		moreFaults, more, err := s.read()
+		if err != nil {
+			return nil, nil, err
+		}
+		faults, changes = append(faults, moreFaults...), append(changes, more...)
+		if len(more) == 0 && !p.wait(d.ctx) {
+			return nil, nil, errors.New("its address space does not settle")
+		}
+	}
+}
+
+// apply does to a space what its process has done to its memory.
+func (d *Daemon) apply(s *space, changes []message) error {
+	for _, m := range changes {
+		var news bool
+		r := record{space: uint32(s.number), a: m.a, b: m.b}
+		switch m.event {
+		case eventRemove:
+			r.kind, news = recordForget, s.forget(memory.Span{Start: m.a, End: m.b})
+		case eventUnmap:
+			r.kind, news = recordDrop, s.drop(memory.Span{Start: m.a, End: m.b})
+		case eventRemap:
+			r.kind, r.c, news = recordMove, m.c, s.move(m.a, m.b, m.c)
+		case eventFork:
+			if err := d.forked(s, int(m.a)); err != nil {
+				return err
+			}
+		}
+		if news {
+			d.state.note(r)
+		}
+	}
+	return nil
+}
+
+// forked begins to serve a child that a process has just made.
+func (d *Daemon) forked(parent *space, userfaultfd int) error {
+	if d.restored.Load() && parent.missing.Load() == 0 {
+		unix.Close(userfaultfd) // the child has everything
+		return nil
+	}
+	child := newSpace(d.index, 0)
+	parent.fork(child)
+	err := d.serve(child, userfaultfd, func(number uint32) record {
+		return record{kind: recordFork, space: number, a: uint64(parent.number)}
+	})
+	d.drains.wake()
+	return err
+}
+
+// patience waits for what another thread is about to do: at first for almost no
+// time, later longer.
+type patience struct {
+	since time.Time
+	delay time.Duration
+}
+
+// wait returns false when it has taken too long altogether, or ctx has ended.
+func (p *patience) wait(ctx interface{ Done() <-chan struct{} }) bool {
+	if p.since.IsZero() {
+		p.since = time.Now()
+	}
+	passed := time.Since(p.since)
+	if passed < 100*time.Microsecond {
+		runtime.Gosched()
+		return true
+	}
+	p.delay = min(max(2*p.delay, 20*time.Microsecond), 5*time.Millisecond)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(p.delay):
+		return passed < maxPatience
+	}
+}
