@@ -14,12 +14,18 @@ func (c *Client) SetPatience(d time.Duration) { c.patience = patience{d, d, d, d
 // SetSessionIdle is how long a session may last without a read.
 func (s *Server) SetSessionIdle(d time.Duration) { s.sessionIdle = d }
 
+// SetCallIdle is how long an asker may do nothing in a call.
+func (s *Server) SetCallIdle(d time.Duration) { s.callIdle = d }
+
 // Sessions is how many generations are open.
 func (s *Server) Sessions() int {
 	s.sessions.mu.Lock()
 	defer s.sessions.mu.Unlock()
 	return len(s.sessions.open)
 }
+
+// MaxSessions is how many generations may be open at once.
+const MaxSessions = maxSessions
 
 // DialTimeout bounds connection and handshake.
 const DialTimeout = dialTimeout

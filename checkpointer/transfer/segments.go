@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -131,15 +132,25 @@ func (g *segments) manifest(ctx context.Context) ([]byte, error) {
 		return nil, errors.New("the other node names no files of it")
 	}
 	manifest := session.files[len(session.files)-1]
-	if size := manifest.GetSize(); size < 1 || size > maxManifest {
-		return nil, fmt.Errorf("the other node says that it has %d bytes", size)
+	size := manifest.GetSize()
+	if size < 1 || size > maxManifest {
+		return nil, fmt.Errorf("the other node says that it has %d bytes: it can have 1 to %d", size, int64(maxManifest))
 	}
-	data := make([]byte, manifest.GetSize())
-	return data, g.readAt(ctx, manifest.GetName(), data, 0)
+	// No more memory is taken than bytes have come: the size is another node's word.
+	var data []byte
+	for left := size; left > 0; {
+		n := min(left, maxRead)
+		data = slices.Grow(data, int(n))[:len(data)+int(n)]
+		if err := g.readAt(ctx, manifest.GetName(), data[size-left:], size-left); err != nil {
+			return nil, err
+		}
+		left -= n
+	}
+	return data, nil
 }
 
-// maxManifest is far above what a store writes, in bytes.
-const maxManifest = 1 << 30
+// maxManifest is more than a store writes, in bytes.
+const maxManifest = 256 << 20
 
 // ReadAt implements store.Segments.
 func (g *segments) ReadAt(ctx context.Context, name string, buf []byte, offset int64) error {

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
@@ -25,13 +27,18 @@ type Server struct {
 	sessions sessions
 	// sessionIdle is how long a session lasts in which nothing is read.
 	sessionIdle time.Duration
+	// callIdle is how long an asker may do nothing in another call.
+	callIdle time.Duration
 }
 
 var _ peerv1.PeerServer = (*Server)(nil)
 
+// callIdle is more than any client of ours takes between two pieces.
+const callIdle = 2 * time.Minute
+
 // NewServer returns a server of the store's files.
 func NewServer(s *store.Store) *Server {
-	return &Server{store: s, sessions: sessions{open: map[sessionID]*session{}}, sessionIdle: sessionIdle}
+	return &Server{store: s, sessions: sessions{open: map[sessionID]*session{}}, sessionIdle: sessionIdle, callIdle: callIdle}
 }
 
 // ServerOptions are the options, beside credentials, of a gRPC server with a Server.
@@ -87,17 +94,46 @@ func (s *Server) Missing(_ context.Context, req *peerv1.MissingRequest) (*peerv1
 	return response, nil
 }
 
-// Put receives files.
-func (s *Server) Put(stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1.PutResponse]) error {
-	received, err := s.put(stream)
-	if err != nil {
+// guard runs a call, and ends it when the asker does nothing for a while. That
+// it is there, and no more, is what the pings of its connection show.
+func (s *Server) guard(ctx context.Context, call func(ctx context.Context, dog *watchdog) error) error {
+	watched, dog, stop := watch(ctx, s.callIdle)
+	dog.pause()
+	done := make(chan error, 1)
+	go func() {
+		defer stop()
+		done <- call(watched, dog)
+	}()
+	select {
+	case err := <-done:
 		return toStatus(err)
+	case <-watched.Done():
+		if errors.Is(context.Cause(watched), ErrStalled) {
+			// What the call waits for ends with the stream, when this returns.
+			return status.Errorf(codes.DeadlineExceeded, "nothing arrived or was taken for %s", s.callIdle)
+		}
+		return toStatus(<-done)
 	}
-	return stream.SendAndClose(&peerv1.PutResponse{Bytes: received})
 }
 
-func (s *Server) put(stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1.PutResponse]) (int64, error) {
-	req, err := stream.Recv()
+// Put receives files.
+func (s *Server) Put(stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1.PutResponse]) error {
+	return s.guard(stream.Context(), func(ctx context.Context, dog *watchdog) error {
+		received, err := s.put(ctx, dog, stream)
+		if err != nil {
+			return err
+		}
+		return stream.SendAndClose(&peerv1.PutResponse{Bytes: received})
+	})
+}
+
+func (s *Server) put(ctx context.Context, dog *watchdog, stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1.PutResponse]) (int64, error) {
+	receive := func() (*peerv1.PutRequest, error) {
+		dog.progress()
+		defer dog.pause()
+		return stream.Recv()
+	}
+	req, err := receive()
 	if err != nil {
 		return 0, err
 	}
@@ -113,10 +149,10 @@ func (s *Server) put(stream grpc.ClientStreamingServer[peerv1.PutRequest, peerv1
 	defer r.close()
 	for {
 		next := piece{name: req.GetName(), size: req.GetSize(), offset: req.GetOffset(), hash: req.GetHash(), data: req.GetData()}
-		if err := r.piece(stream.Context(), next); err != nil {
+		if err := r.piece(ctx, next); err != nil {
 			return 0, err
 		}
-		if req, err = stream.Recv(); errors.Is(err, io.EOF) {
+		if req, err = receive(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return 0, err
@@ -134,28 +170,38 @@ func (s *Server) Get(req *peerv1.GetRequest, stream grpc.ServerStreamingServer[p
 	if err != nil {
 		return toStatus(err)
 	}
+	return s.guard(stream.Context(), func(ctx context.Context, dog *watchdog) error { return s.get(ctx, dog, key, req, stream) })
+}
+
+func (s *Server) get(ctx context.Context, dog *watchdog, key store.Key, req *peerv1.GetRequest, stream grpc.ServerStreamingServer[peerv1.GetResponse]) error {
 	defer s.store.Hold(key, req.GetGeneration())()
 	files, err := s.store.Files(key, req.GetGeneration())
 	if err != nil {
-		return toStatus(err)
+		return err
 	}
 	have := map[string]bool{}
 	for _, name := range req.GetHave() {
 		have[name] = true
+	}
+	partials := map[string]*peerv1.Partial{}
+	for _, p := range req.GetPartials() {
+		partials[p.GetName()] = p
 	}
 	buf := make([]byte, pieceSize)
 	for _, f := range files {
 		if have[f.GetName()] {
 			continue
 		}
-		offset, err := s.common(stream.Context(), key, f, req.GetPartials())
+		offset, err := s.common(ctx, key, f, partials[f.GetName()])
 		if err == nil {
 			err = sendFile(s.store, key, f, offset, nil, buf, func(next piece) error {
+				dog.progress()
+				defer dog.pause()
 				return stream.Send(&peerv1.GetResponse{Name: next.name, Size: next.size, Offset: next.offset, Data: next.data})
 			})
 		}
 		if err != nil {
-			return toStatus(fmt.Errorf("send %s of %s: %w", f.GetName(), key, err))
+			return fmt.Errorf("send %s of %s: %w", f.GetName(), key, err)
 		}
 	}
 	return nil
@@ -163,18 +209,13 @@ func (s *Server) Get(req *peerv1.GetRequest, stream grpc.ServerStreamingServer[p
 
 // common returns how many bytes of a file the asker has: those of its partial,
 // when the file begins with them.
-func (s *Server) common(ctx context.Context, key store.Key, f *peerv1.File, partials []*peerv1.Partial) (int64, error) {
-	for _, p := range partials {
-		if p.GetName() != f.GetName() || p.GetSize() <= 0 || p.GetSize() >= f.GetSize() {
-			continue
-		}
-		hash, err := s.store.HashSegment(ctx, key, f.GetName(), p.GetSize())
-		if err != nil {
-			return 0, err
-		}
-		if bytes.Equal(hash, p.GetHash()) {
-			return p.GetSize(), nil
-		}
+func (s *Server) common(ctx context.Context, key store.Key, f *peerv1.File, p *peerv1.Partial) (int64, error) {
+	if p.GetSize() <= 0 || p.GetSize() >= f.GetSize() {
+		return 0, nil
 	}
-	return 0, nil
+	hash, err := s.store.HashSegment(ctx, key, f.GetName(), p.GetSize())
+	if err != nil || !bytes.Equal(hash, p.GetHash()) {
+		return 0, err
+	}
+	return p.GetSize(), nil
 }

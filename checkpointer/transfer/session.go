@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -178,11 +179,26 @@ func (s *Server) Read(req *peerv1.ReadRequest, stream grpc.ServerStreamingServer
 	case session.reads <- struct{}{}:
 	default:
 	}
-	name, offset, left := req.GetName(), req.GetOffset(), req.GetLength()
-	if err := session.check(name, offset, left); err != nil {
+	if err := session.check(req.GetName(), req.GetOffset(), req.GetLength()); err != nil {
 		return err
 	}
-	file, release, err := session.file(name)
+	if req.GetLength() <= pieceSize {
+		// The first piece is handed to the connection without a wait.
+		return session.read(req, stream.Send)
+	}
+	return s.guard(stream.Context(), func(_ context.Context, dog *watchdog) error {
+		return session.read(req, func(piece *peerv1.ReadResponse) error {
+			dog.progress()
+			defer dog.pause()
+			return stream.Send(piece)
+		})
+	})
+}
+
+// read sends a range that was checked.
+func (n *session) read(req *peerv1.ReadRequest, send func(*peerv1.ReadResponse) error) error {
+	name, offset, left := req.GetName(), req.GetOffset(), req.GetLength()
+	file, release, err := n.file(name)
 	if err != nil {
 		return toStatus(err)
 	}
@@ -192,9 +208,9 @@ func (s *Server) Read(req *peerv1.ReadRequest, stream grpc.ServerStreamingServer
 	for left > 0 {
 		data := buf[:min(left, pieceSize)]
 		if _, err := file.ReadAt(data, offset); err != nil {
-			return readStatus(fmt.Errorf("read %s of %s: %w", name, session.key, err))
+			return readStatus(fmt.Errorf("read %s of %s: %w", name, n.key, err))
 		}
-		if err := stream.Send(&peerv1.ReadResponse{Data: data}); err != nil {
+		if err := send(&peerv1.ReadResponse{Data: data}); err != nil {
 			return err
 		}
 		offset += int64(len(data))

@@ -30,6 +30,8 @@ var pod = store.Key{Namespace: "shop", PodUID: "0d4fcd4e-6d3e-4c43-9b0a-3e1ffb8f
 
 var _ store.KeySource = (*identity.NamespaceKeys)(nil)
 
+var podKey = &peerv1.PodKey{Namespace: pod.Namespace, PodUid: pod.PodUID}
+
 const segmentBytes = 128 << 10
 
 // node is a store with its server and its client.
@@ -390,7 +392,7 @@ func TestServerRefusesWhatIsNoGeneration(t *testing.T) {
 		_, err = stream.CloseAndRecv()
 		return err
 	}
-	ours, junk := &peerv1.PodKey{Namespace: pod.Namespace, PodUid: pod.PodUID}, bytes.Repeat([]byte{1}, 100)
+	ours, junk := podKey, bytes.Repeat([]byte{1}, 100)
 	sized := func(name string, data []byte) *peerv1.PutRequest {
 		return &peerv1.PutRequest{Pod: ours, Name: name, Size: int64(len(data)), Data: data}
 	}

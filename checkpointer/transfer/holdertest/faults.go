@@ -3,6 +3,7 @@ package holdertest
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,17 +61,21 @@ func cancelled(t *testing.T, c *cluster) {
 		}
 	}
 	silence()
+	var waiting sync.WaitGroup
 	for name, call := range calls {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(50*time.Millisecond, cancel)
-		start := time.Now()
-		if err := call(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("%s, cancelled while it waits: %v", name, err)
-		}
-		if took := time.Since(start); took > Patience/2 {
-			t.Errorf("%s, cancelled after 50 ms, took %s", name, took)
-		}
+		waiting.Go(func() {
+			start := time.Now()
+			if err := call(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s, cancelled while it waits: %v", name, err)
+			}
+			if took := time.Since(start); took > Patience/2 {
+				t.Errorf("%s, cancelled after 50 ms, took %s", name, took)
+			}
+		})
 	}
+	waiting.Wait()
 	for _, n := range nodes {
 		n.wantUnused(t, pod)
 	}
@@ -79,15 +84,19 @@ func cancelled(t *testing.T, c *cluster) {
 func stalled(t *testing.T, c *cluster) {
 	calls, silence, nodes := c.calls(t)
 	silence()
+	var waiting sync.WaitGroup
 	for name, call := range calls {
-		start := time.Now()
-		if err := call(t.Context()); !errors.Is(err, transfer.ErrStalled) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if took := time.Since(start); took > 3*Patience {
-			t.Errorf("%s took %s to notice", name, took)
-		}
+		waiting.Go(func() {
+			start := time.Now()
+			if err := call(t.Context()); !errors.Is(err, transfer.ErrStalled) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(start); took > 3*Patience {
+				t.Errorf("%s took %s to notice", name, took)
+			}
+		})
 	}
+	waiting.Wait()
 	for _, n := range nodes {
 		n.wantUnused(t, pod)
 	}

@@ -18,7 +18,7 @@ import (
 
 // Patience is how long a Fixture's holders wait for an answer before they take
 // the holder for stalled. What is configured for production would take minutes.
-const Patience = time.Second
+const Patience = 2 * time.Second
 
 // Fixture is one holder that holds nothing yet.
 type Fixture struct {
@@ -131,9 +131,6 @@ func (n *node) sealWith(t testing.TB, key store.Key, seed uint64, processes []me
 	gen, err := n.Seal(t.Context(), key, store.Generation{
 		Epoch: 3, TakenAt: time.Date(2026, 3, 1, 12, 0, int(seed), 0, time.UTC), PodName: "cart-0", Containers: []string{"c"},
 	}, tree(seed).Write(t), processes)
-	if errors.Is(err, errors.ErrUnsupported) {
-		t.Skip("the store does not take memory of processes yet")
-	}
 	check(t, err)
 	return gen
 }

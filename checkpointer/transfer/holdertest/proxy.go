@@ -2,6 +2,7 @@ package holdertest
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -13,6 +14,7 @@ type Proxy struct {
 
 	mu     sync.Mutex
 	passed int64
+	each   []int64 // passed, for each connection that there ever was
 	fault  Fault
 	after  int64
 	conns  map[net.Conn]bool
@@ -54,9 +56,9 @@ func NewProxy(t testing.TB, address string) *Proxy {
 				near.Close()
 				continue
 			}
-			p.add(near, far)
-			pipes.Go(func() { p.pipe(near, far) })
-			pipes.Go(func() { p.pipe(far, near) })
+			number := p.add(near, far)
+			pipes.Go(func() { p.pipe(number, near, far) })
+			pipes.Go(func() { p.pipe(number, far, near) })
 		}
 	})
 	t.Cleanup(func() {
@@ -88,12 +90,20 @@ func (p *Proxy) Passed() int64 {
 	return p.passed
 }
 
-func (p *Proxy) add(conns ...net.Conn) {
+// Connections is how many bytes have passed on each connection that there ever
+// was, in the order in which they were made.
+func (p *Proxy) Connections() []int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, conn := range conns {
-		p.conns[conn] = true
-	}
+	return slices.Clone(p.each)
+}
+
+func (p *Proxy) add(near, far net.Conn) (number int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns[near], p.conns[far] = true, true
+	p.each = append(p.each, 0)
+	return len(p.each) - 1
 }
 
 // cut ends all connections.
@@ -105,14 +115,14 @@ func (p *Proxy) cut() {
 }
 
 // pipe copies one direction of a connection.
-func (p *Proxy) pipe(to, from net.Conn) {
+func (p *Proxy) pipe(number int, to, from net.Conn) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
 		for data := buf[:n]; len(data) > 0; {
-			allowed, wait := p.allow(len(data))
+			allowed, wait := p.allow(number, len(data))
 			if wait != nil {
 				<-wait
 				continue
@@ -130,7 +140,7 @@ func (p *Proxy) pipe(to, from net.Conn) {
 
 // allow returns how many of the next bytes pass: none when the connections were
 // cut. While they are silenced it returns what to wait for.
-func (p *Proxy) allow(n int) (int, <-chan struct{}) {
+func (p *Proxy) allow(number, n int) (int, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fault != None {
@@ -145,5 +155,6 @@ func (p *Proxy) allow(n int) (int, <-chan struct{}) {
 		n = int(min(int64(n), left))
 	}
 	p.passed += int64(n)
+	p.each[number] += int64(n)
 	return n, nil
 }
