@@ -70,6 +70,10 @@ func Run(t *testing.T, open func(t testing.TB, keys *Keys) Fixture) {
 		"processes share memory":              memorySharing,
 		"unchanged memory costs little":       memoryCost,
 		"what was written last comes first":   memoryOrder,
+		"damage never comes back as memory":   memoryDamage,
+		"memory of another key is refused":    memoryWrongKey,
+		"memory is read from elsewhere":       memoryElsewhere,
+		"what is read stays":                  memoryHeld,
 	} {
 		t.Run(name, func(t *testing.T) {
 			keys := NewKeys()
