@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/minio/minio-go/v7"
@@ -20,6 +21,10 @@ func (b *Bucket) explain(err error) error {
 	if err == nil {
 		return nil
 	}
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err // its URL is long, and says nothing that the endpoint does not
+	}
 	var response minio.ErrorResponse
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
@@ -30,7 +35,7 @@ func (b *Bucket) explain(err error) error {
 	case errors.As(err, &unknown), errors.As(err, &host):
 		return fmt.Errorf("the certificate of %s cannot be trusted: %w; give the certificates of its authority", b.config.Endpoint, err)
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return fmt.Errorf("%s speaks HTTP without TLS: %w; correct the endpoint, or allow it", b.config.Endpoint, err)
+		return fmt.Errorf("%s speaks HTTP without TLS: %w; correct the endpoint, or allow that", b.config.Endpoint, err)
 	case errors.As(err, &network) && network.Op != "dial", errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the connection to %s broke: %w", b.config.Endpoint, err)
 	case network != nil:
@@ -45,7 +50,8 @@ func (b *Bucket) explainResponse(response minio.ErrorResponse) error {
 		return fmt.Errorf("%s: %w: %w", response.Key, errMissing, response)
 	case code == minio.NoSuchBucket:
 		return fmt.Errorf("%s has no bucket %q: make it, or correct its name: %w", b.config.Endpoint, b.config.Bucket, response)
-	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch", code == "InvalidTokenId", code == "ExpiredToken":
+	// The last one is versitygw's, the others are Amazon's.
+	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch", code == "InvalidTokenId", code == "ExpiredToken", code == "XAdminUserNotFound":
 		return fmt.Errorf("%s does not accept the credentials: correct the access key and its secret: %w", b.config.Endpoint, response)
 	case code == "RequestTimeTooSkewed":
 		return fmt.Errorf("the clock of this node is not that of %s: set it right: %w", b.config.Endpoint, response)
