@@ -19,6 +19,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 )
 
 func TestMain(m *testing.M) {
@@ -86,6 +88,7 @@ func visit(t *testing.T, p *nodetest.Pod) string {
 type checkpointer struct {
 	engine   *criu.Engine
 	dir      string
+	memory   nodetest.Memory
 	answer   func(client.CreateRequest) client.CreateResponse
 	requests chan client.Request
 }
@@ -101,7 +104,7 @@ func serve(t *testing.T) *checkpointer {
 	}
 	t.Cleanup(func() { listener.Close() })
 	s := &checkpointer{
-		engine:   criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, slog.New(slog.NewTextHandler(t.Output(), nil))),
+		engine:   criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, criu.Options{Tracking: track.None}, slog.New(slog.NewTextHandler(t.Output(), nil))),
 		dir:      t.TempDir(),
 		answer:   func(client.CreateRequest) client.CreateResponse { return client.CreateResponse{} },
 		requests: make(chan client.Request, 100),
@@ -149,10 +152,15 @@ func (s *checkpointer) restoring(t *testing.T, p *nodetest.Pod) func(client.Crea
 		}
 		images, work := filepath.Join(s.dir, req.Name, criu.ImagesDir), t.TempDir()
 		config := filepath.Join(work, "restore.conf")
-		if err := criu.WriteRestoreConfig(config); err != nil {
+		if err := s.engine.PrepareRestore(ctx, s.dir, req.Name, config); err != nil {
 			return client.CreateResponse{Reason: err.Error()}
 		}
-		if _, err := s.engine.StartLazyPages(ctx, images, work); err != nil {
+		t.Cleanup(func() {
+			if err := s.engine.CleanRestore(s.dir, req.Name); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := pages.Start(ctx, work, s.memory.Of(req.Name), pages.Options{}); err != nil {
 			return client.CreateResponse{Reason: err.Error()}
 		}
 		return client.CreateResponse{Restore: true, ImagesPath: images, WorkPath: work, ConfigPath: config, Lazy: true, Generation: 7}
@@ -199,12 +207,16 @@ func (s *checkpointer) takeCheckpoint(t *testing.T, program string) {
 	}
 	visit(t, source)
 	visit(t, source)
-	_, err := s.engine.Checkpoint(context.Background(), criu.PodTarget{
+	dump, err := s.engine.Checkpoint(context.Background(), criu.PodTarget{
 		Namespace: "default", Name: source.Name, UID: source.UID, EmptyDirs: source.EmptyDirs, ShmDir: source.Shm, Hostname: source.Name,
 		Containers: []criu.Target{{
 			Container: client.Container{ID: c.ID, Name: c.Name}, Pid: c.Pid(t), BundleDir: c.Bundle, RuncStateDir: filepath.Join(nodetest.RuncRoot, c.ID),
 		}},
-	}, s.dir)
+	}, s.dir, false)
+	if err == nil {
+		defer dump.Close()
+		err = s.memory.Take(dump.Memory)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

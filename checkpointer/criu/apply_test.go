@@ -238,7 +238,7 @@ func TestCaptureAndApplyKeepATree(t *testing.T) {
 			rt.Fatal(err)
 		}
 		tarFile := filepath.Join(base, "tree.tar")
-		if err := captureTree(tarFile, from, from, false); err != nil {
+		if err := captureTree(tarFile, from, from, wholeTree); err != nil {
 			rt.Fatal(err)
 		}
 		if err := applyTree(context.Background(), tarFile, to, true); err != nil {

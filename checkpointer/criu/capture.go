@@ -27,7 +27,11 @@ const (
 // captureFiles copies what of the pod's files belongs to its state into dir.
 func captureFiles(pod PodTarget, dumpers []*dumper, dir string) error {
 	for _, d := range dumpers {
-		if err := captureTree(filepath.Join(d.dir, RootfsFile), d.upper, d.merged, true); err != nil {
+		err := captureTree(filepath.Join(d.dir, RootfsFile), d.upper, d.merged, overlayUpper)
+		if err == nil {
+			err = d.captureTmpfs()
+		}
+		if err != nil {
 			return fmt.Errorf("container %s: %w", d.name(), err)
 		}
 	}
@@ -40,35 +44,56 @@ func captureFiles(pod PodTarget, dumpers []*dumper, dir string) error {
 		if volume == "" || strings.Contains(volume, "/") {
 			return fmt.Errorf("volume %q: not a volume's name", volume)
 		}
-		if err := captureTree(filepath.Join(dir, VolumesDir, volume+".tar"), folder, folder, false); err != nil {
+		if err := captureTree(filepath.Join(dir, VolumesDir, volume+".tar"), folder, folder, wholeTree); err != nil {
 			return fmt.Errorf("volume %s: %w", volume, err)
 		}
 	}
 	if pod.ShmDir != "" {
-		if err := captureTree(filepath.Join(dir, ShmFile), pod.ShmDir, pod.ShmDir, false); err != nil {
+		if err := captureTree(filepath.Join(dir, ShmFile), pod.ShmDir, pod.ShmDir, wholeTree); err != nil {
 			return fmt.Errorf("shared memory: %w", err)
 		}
 	}
 	return nil
 }
 
-// captureTree writes a tar file of a folder. With overlay the folder is the
-// upper one of an overlay file system, and merged is where that is mounted; an
-// upper folder without changes leaves no file.
-func captureTree(file, folder, merged string, overlay bool) error {
+// treeKind says what of a folder is copied.
+type treeKind int
+
+const (
+	// wholeTree is all that is in the folder.
+	wholeTree treeKind = iota
+	// overlayUpper is the upper folder of an overlay file system. One without
+	// changes leaves no file.
+	overlayUpper
+	// oneFileSystem is all but what is mounted in the folder: of that there is just
+	// an empty place to mount it at.
+	oneFileSystem
+)
+
+// captureTree writes a tar file of a folder. merged is where an overlay file
+// system is mounted, else the folder.
+func captureTree(file, folder, merged string, kind treeKind) error {
 	out, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	a := &archive{tar: tar.NewWriter(out), links: map[inode]string{}, overlay: overlay}
+	a := &archive{tar: tar.NewWriter(out), links: map[inode]string{}, overlay: kind == overlayUpper}
+	if kind == oneFileSystem {
+		var stat unix.Stat_t
+		if err := unix.Stat(folder, &stat); err != nil {
+			return &fs.PathError{Op: "stat", Path: folder, Err: err}
+		}
+		a.device = stat.Dev
+		folder += "/." // the folder may be reached by a link
+	}
 	if err := a.add(folder, merged, "."); err != nil {
 		return err
 	}
 	if err := errors.Join(a.tar.Close(), out.Close()); err != nil {
 		return err
 	}
-	if overlay && a.entries == 1 { // the root folder alone
+	if kind == overlayUpper && a.entries == 1 { // the root folder alone
 		return os.Remove(file)
 	}
 	return nil
@@ -80,6 +105,7 @@ type archive struct {
 	links   map[inode]string // the first name of each file that has several
 	entries int
 	overlay bool
+	device  uint64 // the only file system whose files are taken; 0 for all
 }
 
 type inode struct{ device, number uint64 }
@@ -98,6 +124,9 @@ func (a *archive) add(source, merged, name string) error {
 	header := &tar.Header{
 		Name: name, Mode: int64(stat.Mode & 0o7777), Uid: int(stat.Uid), Gid: int(stat.Gid),
 		ModTime: timeOf(stat.Mtim), Format: tar.FormatPAX, PAXRecords: map[string]string{},
+	}
+	if a.device != 0 && stat.Dev != a.device {
+		return a.addMountPoint(header, &stat)
 	}
 	overlay := overlayMarks{}
 	for key, value := range xattrs {
@@ -135,6 +164,16 @@ func (a *archive) add(source, merged, name string) error {
 		return nil // a socket: CRIU makes it again where it is bound
 	}
 	return a.addLinked(header, &stat)
+}
+
+// addMountPoint writes an empty folder or file where something is mounted.
+func (a *archive) addMountPoint(header *tar.Header, stat *unix.Stat_t) error {
+	header.Typeflag = tar.TypeReg
+	if stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+		header.Typeflag = tar.TypeDir
+		header.Name += "/"
+	}
+	return a.write(header)
 }
 
 // overlayMarks are the notes that overlayfs keeps in a file's attributes.

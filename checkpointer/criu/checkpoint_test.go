@@ -2,22 +2,39 @@ package criu
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 )
 
 func TestMain(m *testing.M) { nodetest.Main(m, workloads) }
 
+// engines are those of the tests that run, by their names.
+var engines sync.Map
+
+// newEngine is the engine of a test: its processes can be followed by one alone.
 func newEngine(t *testing.T) *Engine {
-	return NewEngine(Host{ProcRoot: "/proc", Root: "/"}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	method, err := track.Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := NewEngine(Host{ProcRoot: "/proc", Root: "/"}, Options{Tracking: method}, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	known, loaded := engines.LoadOrStore(t.Name(), e)
+	if !loaded {
+		t.Cleanup(func() { engines.Delete(t.Name()) })
+	}
+	return known.(*Engine)
 }
 
 func targetOf(t *testing.T, p *nodetest.Pod, containers ...*nodetest.Container) PodTarget {
@@ -33,32 +50,50 @@ func targetOf(t *testing.T, p *nodetest.Pod, containers ...*nodetest.Container) 
 	return target
 }
 
+// taken is a checkpoint that a test has taken.
+type taken struct {
+	dir    string
+	dump   *Dump
+	memory nodetest.Memory
+}
+
 // checkpoint takes a checkpoint of running containers.
-func checkpoint(t *testing.T, p *nodetest.Pod, containers ...*nodetest.Container) (string, Dump) {
+func checkpoint(t *testing.T, p *nodetest.Pod, containers ...*nodetest.Container) *taken {
 	t.Helper()
-	dir := t.TempDir()
-	dump, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, p, containers...), dir)
+	c := &taken{dir: t.TempDir()}
+	var err error
+	c.dump, err = newEngine(t).Checkpoint(context.Background(), targetOf(t, p, containers...), c.dir, false)
+	if err == nil {
+		err = c.memory.Take(c.dump.Memory)
+		defer c.dump.Close()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("paused %v for %d bytes; %+v", dump.Pause, dump.Bytes, dump.Containers)
-	return dir, dump
+	t.Logf("paused %v, %+v, for %d bytes; %+v", c.dump.Pause, c.dump.Phases, c.dump.Bytes, c.dump.Containers)
+	return c
 }
 
 // restore restores one container of a checkpoint with stock runc. The first of
 // a pod brings the pod's files.
-func restore(t *testing.T, dir string, c *nodetest.Container, first bool) {
+func restore(t *testing.T, from *taken, c *nodetest.Container, first bool) {
 	t.Helper()
 	e := newEngine(t)
 	volumes, shm := c.Pod.EmptyDirs, c.Pod.Shm
 	if !first {
 		volumes, shm = nil, ""
 	}
-	if err := e.ApplyFiles(context.Background(), dir, c.Name, filepath.Join(c.Bundle, "rootfs"), volumes, shm); err != nil {
+	ctx := t.Context()
+	if err := e.ApplyFiles(ctx, from.dir, c.Name, filepath.Join(c.Bundle, "rootfs"), volumes, shm); err != nil {
 		t.Fatal(err)
 	}
-	images, work := filepath.Join(dir, c.Name, ImagesDir), t.TempDir()
-	lazy, err := e.StartLazyPages(context.Background(), images, work)
+	images, work := filepath.Join(from.dir, c.Name, ImagesDir), t.TempDir()
+	config := filepath.Join(work, "restore.conf")
+	if err := e.PrepareRestore(ctx, from.dir, c.Name, config); err != nil {
+		t.Fatal(err)
+	}
+	c.SetCRIUConfig(t, config)
+	daemon, err := pages.Start(ctx, work, from.memory.Of(c.Name), pages.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,18 +105,9 @@ func restore(t *testing.T, dir string, c *nodetest.Container, first bool) {
 		t.Fatalf("%v\n%s", err, log)
 	}
 	t.Logf("restored in %v", time.Since(started))
-	if err := lazy.Wait(); err != nil {
+	if err := errors.Join(daemon.Wait(), e.CleanRestore(from.dir, c.Name)); err != nil {
 		t.Error(err)
 	}
-}
-
-// restoreConfigAnnotation makes runc restore with a file of WriteRestoreConfig.
-func restoreConfigAnnotation(t *testing.T) map[string]string {
-	file := filepath.Join(t.TempDir(), "restore.conf")
-	if err := WriteRestoreConfig(file); err != nil {
-		t.Fatal(err)
-	}
-	return map[string]string{"org.criu.config": file}
 }
 
 func number(t *testing.T, text string) int {
@@ -101,13 +127,13 @@ func TestCounterGoesOnAfterRestore(t *testing.T) {
 	c := source.NewContainer(t, "c1", "main", nodetest.Spec{Args: []string{"counter"}})
 	c.Start(t)
 	before := number(t, c.Output.WaitFor(t, "count "))
-	dir, _ := checkpoint(t, source, c)
+	from := checkpoint(t, source, c)
 	nodetest.Eventually(t, 5*time.Second, "the source goes on", func() bool { return number(t, c.Output.Last("count ")) > before+20 })
 	c.Delete(t)
 
 	goal := nodetest.NewPod(t, "counter-0", "2")
-	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"counter"}, Annotations: restoreConfigAnnotation(t)})
-	restore(t, dir, r, true)
+	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"counter"}})
+	restore(t, from, r, true)
 	r.Output.WaitFor(t, "count ")
 	if first := number(t, strings.TrimPrefix(r.Output.Lines()[0], "count ")); first < before {
 		t.Errorf("the count goes on at %d, but was at %d before the checkpoint", first, before)

@@ -71,6 +71,8 @@ type container struct {
 	netNS uint64
 	// ipcNS names the IPC namespace.
 	ipcNS string
+	// tmpfs are its file systems in memory that CRIU is kept from.
+	tmpfs []TmpfsMount
 	// upper is the folder with the file changes, merged the whole root file system.
 	upper, merged string
 }
@@ -224,14 +226,12 @@ func (c *container) findExternalMounts() error {
 			return fmt.Errorf("look at the masked path %s: %w", masked, err)
 		case !info.IsDir():
 			c.external[masked] = "/dev/null"
-		case slices.Contains(maskedFolders, masked):
-			c.external[masked] = masked
 		}
 	}
 	for _, device := range c.state.Config.Devices {
 		c.external[device.Path] = device.Path
 	}
-	return nil
+	return c.findTmpfs(mounts)
 }
 
 // resolveIn follows the links in a path of a container, within its root file
@@ -262,8 +262,9 @@ func resolveIn(rootfs, name string) string {
 
 // mountPoint is one line of a process's mountinfo.
 type mountPoint struct {
-	point, kind string
-	options     []string // of the file system
+	id, root, point, kind string
+	readOnly              bool
+	options               []string // of the file system
 }
 
 func (c *container) mountinfo() ([]mountPoint, error) {
@@ -280,12 +281,13 @@ func parseMountinfo(content string) []mountPoint {
 	for line := range strings.Lines(content) {
 		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
 		left, right := strings.Fields(before), strings.Fields(after)
-		if len(left) < 5 || len(right) < 3 {
+		if len(left) < 6 || len(right) < 3 {
 			continue
 		}
 		mounts = append(mounts, mountPoint{
-			point: unescape.Replace(left[4]), kind: right[0],
-			options: strings.Split(unescape.Replace(right[2]), ","),
+			id: left[0], root: unescape.Replace(left[3]), point: unescape.Replace(left[4]), kind: right[0],
+			readOnly: slices.Contains(strings.Split(left[5], ","), "ro"),
+			options:  strings.Split(unescape.Replace(right[2]), ","),
 		})
 	}
 	return mounts
@@ -326,6 +328,7 @@ func (c *container) info(hostname string) ContainerInfo {
 		Name:     c.target.Container.Name,
 		Image:    c.config.Annotations["io.kubernetes.cri.image-name"],
 		Hostname: hostname,
+		Tmpfs:    c.tmpfs,
 	}
 	for _, m := range c.config.Mounts {
 		info.Mounts = append(info.Mounts, m.Destination)

@@ -1,9 +1,3 @@
-// Package criu checkpoints the containers of a pod with CRIU so that stock
-// runc restores them, and readies what runc needs for that.
-//
-// A checkpoint is one pause of the whole pod: every container is frozen, CRIU
-// dumps each one, the file changes are copied, and only then does anything of
-// the pod run again.
 package criu
 
 import (
@@ -12,89 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
-	"github.com/checkpoint-restore/go-criu/v7/stats"
 
-	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
 // thawTime bounds how long the containers are told to run again.
 const thawTime = 10 * time.Second
-
-// Engine checkpoints pods of one node and readies their restore.
-type Engine struct {
-	host Host
-	log  *slog.Logger
-}
-
-// NewEngine returns an engine for the containers of a node.
-func NewEngine(host Host, log *slog.Logger) *Engine {
-	return &Engine{host: host, log: log}
-}
-
-// Checkpoint writes a checkpoint of the pod into dir, which must exist, be
-// empty, have the same path on the node as here, and should lie on a tmpfs. The
-// pod runs again when Checkpoint returns, whether it succeeded or not. After an
-// error the caller removes what is in dir.
-//
-// The error is a *NotCheckpointable where a container has to change first.
-func (e *Engine) Checkpoint(ctx context.Context, pod PodTarget, dir string) (Dump, error) {
-	var dump Dump
-	err := e.host.Run(func() error {
-		var err error
-		dump, err = e.checkpoint(ctx, pod, dir)
-		return err
-	})
-	if err != nil {
-		return Dump{}, fmt.Errorf("checkpoint pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	return dump, nil
-}
-
-func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string) (_ Dump, err error) {
-	if len(pod.Containers) == 0 {
-		return Dump{}, errors.New("it has no running container")
-	}
-	dumpers, err := prepare(ctx, pod, dir)
-	defer func() {
-		for _, d := range dumpers {
-			err = errors.Join(err, d.close())
-		}
-	}()
-	if err != nil {
-		return Dump{}, err
-	}
-
-	result := Dump{TakenAt: time.Now()}
-	err = freeze(ctx, dumpers)
-	if err == nil {
-		err = dumpAll(ctx, dumpers, func() error { return captureFiles(pod, dumpers, dir) })
-	}
-	err = errors.Join(err, thaw(ctx, dumpers))
-	result.Pause = time.Since(result.TakenAt)
-	if err != nil {
-		return Dump{}, err
-	}
-
-	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers)); err != nil {
-		return Dump{}, err
-	}
-	for _, d := range dumpers {
-		part, err := d.measure()
-		if err != nil {
-			return Dump{}, err
-		}
-		result.Containers = append(result.Containers, part)
-	}
-	result.Bytes, err = sizeOf(dir)
-	return result, err
-}
 
 // dumper is one container on its way through a checkpoint.
 type dumper struct {
@@ -112,7 +35,7 @@ func prepare(ctx context.Context, pod PodTarget, dir string) ([]*dumper, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := warm(ctx, path); err != nil {
+	if err := errors.Join(warm(ctx, path), writeDumpConfig()); err != nil {
 		return nil, err
 	}
 	var dumpers []*dumper
@@ -148,8 +71,10 @@ func (d *dumper) prepare(ctx context.Context, criu string, pod PodTarget, target
 		return err
 	}
 	images := filepath.Join(d.dir, ImagesDir)
-	if err := os.MkdirAll(images, 0o700); err != nil {
-		return err
+	for _, folder := range []string{images, filepath.Join(d.dir, TmpfsDir)} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return err
+		}
 	}
 	if d.images, err = os.Open(images); err != nil {
 		return err
@@ -161,7 +86,15 @@ func (d *dumper) prepare(ctx context.Context, criu string, pod PodTarget, target
 	if err := writeJSON(filepath.Join(images, "descriptors.json"), d.state.Descriptors); err != nil {
 		return err
 	}
-	if d.criu, err = startSwrk(ctx, criu); err != nil {
+	processes, err := d.group.Procs()
+	if err != nil {
+		return err
+	}
+	user, err := rlimitUser(processes)
+	if err != nil {
+		return err
+	}
+	if d.criu, err = startSwrk(ctx, criu, user); err != nil {
 		return err
 	}
 	return d.criu.ready(ctx)
@@ -200,10 +133,11 @@ func thaw(ctx context.Context, dumpers []*dumper) error {
 	return errors.Join(errs...)
 }
 
-// dumpAll dumps the containers at the same time. When the memory of all is
-// written, and before any of them may go on, it calls captureFiles: CRIU's
-// links to files that were deleted while open are on disk just then.
-func dumpAll(ctx context.Context, dumpers []*dumper, captureFiles func() error) error {
+// dumpAll dumps the containers at the same time. When the images of all are
+// written, and before any of them may go on, it calls capture: the processes are
+// as they will go on, and CRIU's links to files that were deleted while open are
+// on disk just then.
+func dumpAll(ctx context.Context, dumpers []*dumper, capture func() error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var written, ended sync.WaitGroup
@@ -226,8 +160,7 @@ func dumpAll(ctx context.Context, dumpers []*dumper, captureFiles func() error) 
 	}
 	written.Wait()
 	if ctx.Err() == nil {
-		if err := captureFiles(); err != nil {
-			errs[len(dumpers)] = fmt.Errorf("copy the file changes: %w", err)
+		if errs[len(dumpers)] = capture(); errs[len(dumpers)] != nil {
 			cancel(errOtherFailed)
 		}
 	}
@@ -259,10 +192,12 @@ func firstCause(errs []error) error {
 func (d *dumper) dump(ctx context.Context, written func() error) error {
 	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images)}
 	err := d.criu.call(ctx, req, func(script string) error {
-		if script == "post-dump" {
-			return written()
+		if script != "post-dump" {
+			return nil
 		}
-		return nil
+		err := written()
+		// CRIU would serve the memory now, with the tasks stopped.
+		return errors.Join(err, d.criu.pages.Close())
 	})
 	if err == nil {
 		return nil
@@ -277,33 +212,21 @@ func (d *dumper) dump(ctx context.Context, written func() error) error {
 	return explain(d.name(), err, string(log))
 }
 
-// measure reads what CRIU says of its work, and removes what only tells of it.
-func (d *dumper) measure() (ContainerDump, error) {
+// measure says what a container's part of the checkpoint is, and removes what
+// only tells of CRIU's work. CRIU's own account of the time is not for a dump that
+// leaves memory out: it begins its count anew in the middle.
+func (d *dumper) measure(processes []memory.Process) (ContainerDump, error) {
 	part := ContainerDump{Name: d.name()}
-	entry, err := stats.CriuGetDumpStats(d.images)
-	if err != nil {
-		return part, fmt.Errorf("read CRIU's statistics of container %s: %w", d.name(), err)
-	}
-	part.Frozen = time.Duration(entry.GetFreezingTime()+entry.GetFrozenTime()) * time.Microsecond
-	part.MemoryBytes = int64(entry.GetPagesWritten()+entry.GetShpagesWritten()) * int64(os.Getpagesize())
-	return part, os.Remove(filepath.Join(d.images.Name(), dumpLog))
-}
-
-// ThawAll lets containers run that an earlier process has left frozen in the
-// middle of a checkpoint. It takes the cgroupsPaths of their OCI
-// configurations, and passes over those that are gone.
-func (e *Engine) ThawAll(ctx context.Context, cgroupsPaths []string) error {
-	return e.host.Run(func() error {
-		var errs []error
-		for _, path := range cgroupsPaths {
-			group, err := cgroup.ForPath(cgroupRoot, path)
-			if err == nil {
-				err = group.Thaw(ctx)
-			}
-			errs = append(errs, err)
+	for _, p := range processes {
+		if p.Container != d.name() {
+			continue
 		}
-		return errors.Join(errs...)
-	})
+		part.MemoryBytes += int64(p.Pages.Bytes())
+		for _, s := range p.Fresh {
+			part.FreshBytes += int64(len(s.Data))
+		}
+	}
+	return part, errors.Join(os.Remove(filepath.Join(d.images.Name(), dumpLog)), os.Remove(filepath.Join(d.images.Name(), dumpStats)))
 }
 
 func writeJSON(file string, content any) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,9 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 )
 
 func init() {
@@ -32,26 +36,32 @@ func checkpointer(args []string) {
 	for _, hidden := range []string{"/run/containerd", "/usr/sbin", "/sys/fs/cgroup", nodetest.Disk} {
 		check(unix.Mount("hidden", hidden, "tmpfs", 0, ""))
 	}
-	e := NewEngine(Host{ProcRoot: "/proc", Root: "/proc/1/root", EnterMountNS: true}, nil)
+	e := NewEngine(Host{ProcRoot: "/proc", Root: "/proc/1/root", EnterMountNS: true}, Options{Tracking: track.None}, slog.Default())
 	var job struct {
-		Pod                  *PodTarget
-		Container, Rootfs    string
-		Work                 string
-		EmptyDirs            map[string]string
-		Shm                  string
-		Images, CgroupsPaths string
+		Pod               *PodTarget
+		Container, Rootfs string
+		Work, Config      string
+		EmptyDirs         map[string]string
+		Shm               string
 	}
 	check(json.Unmarshal([]byte(args[0]), &job))
 	ctx := context.Background()
 	if job.Pod != nil {
-		dump := must(e.Checkpoint(ctx, *job.Pod, staged))
+		dump := must(e.Checkpoint(ctx, *job.Pod, staged, false))
+		check(os.WriteFile(staged+"/memory.json", must(json.Marshal(dump.Memory)), 0o600))
 		fmt.Println("paused", dump.Pause, "bytes", dump.Bytes)
 		return
 	}
+	var processes []memory.Process
+	check(json.Unmarshal(must(os.ReadFile(staged+"/memory.json")), &processes))
+	var kept nodetest.Memory
+	check(kept.Take(processes))
 	check(e.ApplyFiles(ctx, staged, job.Container, job.Rootfs, job.EmptyDirs, job.Shm))
-	lazy := must(e.StartLazyPages(ctx, job.Images, job.Work))
+	check(e.PrepareRestore(ctx, staged, job.Container, job.Config))
+	daemon := must(pages.Start(ctx, job.Work, kept.Of(job.Container), pages.Options{}))
 	fmt.Println("listening")
-	check(lazy.Wait())
+	check(daemon.Wait())
+	check(e.CleanRestore(staged, job.Container))
 	fmt.Println("filled in")
 }
 
@@ -87,12 +97,13 @@ func TestFromAnotherMountNamespace(t *testing.T) {
 	c.Delete(t)
 
 	goal := nodetest.NewPod(t, "pod", "2")
-	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"counter"}, Annotations: restoreConfigAnnotation(t)})
+	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"counter"}})
 	images := filepath.Join(staged, "main", ImagesDir)
 	daemon := asCheckpointer(t, map[string]any{
 		"Container": "main", "Rootfs": filepath.Join(r.Bundle, "rootfs"), "EmptyDirs": goal.EmptyDirs, "Shm": goal.Shm,
-		"Images": images, "Work": "/run/lifeboat/work",
+		"Work": "/run/lifeboat/work", "Config": "/run/lifeboat/work/restore.conf",
 	})
+	r.SetCRIUConfig(t, "/run/lifeboat/work/restore.conf")
 	lines := new(nodetest.Output)
 	if daemon.Stdout, err = lines.Pipe(); err != nil {
 		t.Fatal(err)
@@ -153,12 +164,11 @@ func TestRestrictedContainerIsRestored(t *testing.T) {
 	c := source.NewContainer(t, "c1", "main", spec)
 	c.Start(t)
 	c.Output.WaitFor(t, "checked")
-	dir, _ := checkpoint(t, source, c)
+	from := checkpoint(t, source, c)
 	c.Delete(t)
 	goal := nodetest.NewPod(t, "pod", "2")
-	spec.Annotations = restoreConfigAnnotation(t)
 	r := goal.NewContainer(t, "r1", "main", spec)
-	restore(t, dir, r, true)
+	restore(t, from, r, true)
 	r.Output.WaitFor(t, "checked")
 	noErrors(t, r)
 	masked := fmt.Sprintf("/proc/%d/root/sys/firmware", r.Pid(t))

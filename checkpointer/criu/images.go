@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -11,9 +12,10 @@ import (
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
 // imageHeader is the size of what stands before the entries of a CRIU image.
@@ -115,44 +117,80 @@ func nextEntry(image []byte) (entry, rest []byte, err error) {
 	return image[4 : 4+size], image[4+size:], nil
 }
 
-// maskedFolders are the folders that container runtimes hide under an empty
-// read-only file system. CRIU would start tar and gzip for each, with the tasks
-// stopped, to keep nothing; so they are left out, and restored from
-// maskFolder.
-var maskedFolders = []string{
-	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/scsi", "/sys/devices/virtual/powercap", "/sys/firmware",
+// Flags of an entry of a pagemap image.
+const (
+	pageLazy    = 1 << 1 // CRIU can restore the pages later
+	pagePresent = 1 << 2 // the pages are in the images
+)
+
+// leftOut returns the pages that a dump without the processes' memory has left
+// out, from the image that describes a process's memory. They are exactly what has
+// to be kept in another way.
+func leftOut(file string) (memory.Set, error) {
+	image, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	set, err := parseLeftOut(image)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return set, nil
 }
 
-// maskFolder is an empty folder of the node.
-const maskFolder = client.Folder + "/empty"
+func parseLeftOut(image []byte) (memory.Set, error) {
+	if len(image) < imageHeader {
+		return nil, io.ErrUnexpectedEOF
+	}
+	_, rest, err := nextEntry(image[imageHeader:]) // the first one names the image of the pages
+	var spans []memory.Span
+	for err == nil && len(rest) > 0 {
+		var raw []byte
+		if raw, rest, err = nextEntry(rest); err != nil {
+			break
+		}
+		// go-criu's type lacks the field for the number of pages of this format.
+		var fields map[protowire.Number]uint64
+		if fields, err = numbers(raw); err != nil {
+			break
+		}
+		const address, pagesCompat, flags, pages = 1, 2, 4, 5
+		if fields[flags]&pageLazy == 0 || fields[flags]&pagePresent != 0 {
+			continue
+		}
+		count := fields[pages]
+		if count == 0 {
+			count = fields[pagesCompat]
+		}
+		start := fields[address]
+		if start%pageSize != 0 || count > (math.MaxUint64-start)/pageSize {
+			return nil, fmt.Errorf("%d pages at %x are no part of an address space", count, start)
+		}
+		spans = append(spans, memory.Span{Start: start, End: start + count*pageSize})
+	}
+	return memory.NewSet(spans...), err
+}
 
-// restoreConfig are CRIU's options for a restore by runc that runc has no flags
-// for, or sets otherwise; a configuration file wins over what runc asks for. The
-// cgroup mode is an optional argument, which needs the equals sign: with a
-// space CRIU takes the option and drops its value.
-const restoreConfig = `tcp-close
-skip-in-flight
-network-lock skip
-manage-cgroups=ignore
-link-remap
-ext-unix-sk
-file-locks
-ghost-limit %d
-`
-
-// WriteRestoreConfig writes the CRIU configuration file with which runc is to
-// restore a checkpoint of this package. Without it the restore fails.
-func WriteRestoreConfig(path string) error {
-	config := fmt.Appendf(nil, restoreConfig, ghostLimit)
-	for _, folder := range maskedFolders {
-		config = fmt.Appendf(config, "external mnt[%s]:%s\n", folder, maskFolder)
+// numbers returns the numeric fields of a message.
+func numbers(message []byte) (map[protowire.Number]uint64, error) {
+	fields := map[protowire.Number]uint64{}
+	for len(message) > 0 {
+		number, kind, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		message = message[n:]
+		value, size := uint64(0), 0
+		if kind == protowire.VarintType {
+			value, size = protowire.ConsumeVarint(message)
+			fields[number] = value
+		} else {
+			size = protowire.ConsumeFieldValue(number, kind, message)
+		}
+		if size < 0 {
+			return nil, protowire.ParseError(size)
+		}
+		message = message[size:]
 	}
-	err := os.MkdirAll(maskFolder, 0o555)
-	if err == nil {
-		err = os.WriteFile(path, config, 0o600)
-	}
-	if err != nil {
-		return fmt.Errorf("write CRIU's configuration for the restore: %w", err)
-	}
-	return nil
+	return fields, nil
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 )
 
 const (
@@ -17,8 +19,9 @@ const (
 	// seizeSeconds is how long CRIU may try to stop the tasks.
 	seizeSeconds = 5
 	// logLevel has errors and warnings. More costs time with the tasks stopped.
-	logLevel = 2
-	dumpLog  = "dump.log"
+	logLevel  = 2
+	dumpLog   = "dump.log"
+	dumpStats = "stats-dump"
 )
 
 // dumpOptions are the options of runc's own checkpoint, so that runc can restore
@@ -48,6 +51,10 @@ func dumpOptions(c *container, images *os.File) *rpc.CriuOpts {
 		// CRIU lets the group go once it holds every task: its own code in
 		// them could not run otherwise.
 		FreezeCgroup: proto.String(c.group.Dir()),
+		// The memory that the processes have for themselves stays out of the
+		// images: what is new of it is read by us.
+		LazyPages:  proto.Bool(true),
+		ConfigFile: proto.String(dumpConfig),
 	}
 	if c.netNS != 0 {
 		opts.External = append(opts.External, fmt.Sprintf("net[%d]:extRootNetNS", c.netNS))
@@ -58,4 +65,23 @@ func dumpOptions(c *container, images *os.File) *rpc.CriuOpts {
 		})
 	}
 	return opts
+}
+
+// dumpConfig is the configuration file that a dump is told of.
+const dumpConfig = client.Folder + "/dump.conf"
+
+// writeDumpConfig writes what CRIU's requests have no field for. A dump without
+// the processes' memory ends by serving that memory, with the tasks stopped, to
+// whoever connects, on all addresses of the node. With a socket of our own it
+// serves nobody else, and the socket's end, or ours, ends it. It must run
+// within Host.Run.
+func writeDumpConfig() error {
+	err := os.MkdirAll(client.Folder, 0o755)
+	if err == nil {
+		err = os.WriteFile(dumpConfig, fmt.Appendf(nil, "ps-socket %d\n", pagesDescriptor), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write CRIU's configuration for the dump: %w", err)
+	}
+	return nil
 }

@@ -35,11 +35,11 @@ func started(t *testing.T, p *nodetest.Pod, id, name string, args ...string) *no
 // moved checkpoints a container, deletes it, and restores it in a new pod.
 func moved(t *testing.T, source *nodetest.Pod, c *nodetest.Container, args ...string) *nodetest.Container {
 	t.Helper()
-	dir, _ := checkpoint(t, source, c)
+	from := checkpoint(t, source, c)
 	c.Delete(t)
 	goal := nodetest.NewPod(t, source.Name, source.UID+"-next")
-	r := goal.NewContainer(t, c.ID+"-next", c.Name, nodetest.Spec{Args: args, Annotations: restoreConfigAnnotation(t)})
-	restore(t, dir, r, true)
+	r := goal.NewContainer(t, c.ID+"-next", c.Name, nodetest.Spec{Args: args})
+	restore(t, from, r, true)
 	return r
 }
 
@@ -97,15 +97,15 @@ func TestConnectionSurvivesDumpAndIsClosedByRestore(t *testing.T) {
 	if answer := ask(t, conn, "before"); answer != "1 before" {
 		t.Fatalf("answer %q", answer)
 	}
-	dir, _ := checkpoint(t, source, c)
+	from := checkpoint(t, source, c)
 	if answer := ask(t, conn, "after"); answer != "2 after" {
 		t.Errorf("the connection has lost its server: %q", answer)
 	}
 	c.Delete(t)
 
 	goal := nodetest.NewPod(t, "web", "2")
-	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"listener"}, Annotations: restoreConfigAnnotation(t)})
-	restore(t, dir, r, true)
+	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"listener"}})
+	restore(t, from, r, true)
 	if closed := r.Output.WaitFor(t, "closed "); closed != "1" {
 		t.Errorf("the restored server saw its old connection end after %s lines", closed)
 	}
@@ -130,7 +130,7 @@ func TestMPTCPListenerIsRefusedWithAHint(t *testing.T) {
 // refused tries a checkpoint that must fail, and checks what it says.
 func refused(t *testing.T, p *nodetest.Pod, c *nodetest.Container, reason, hint string) {
 	t.Helper()
-	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, p, c), t.TempDir())
+	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, p, c), t.TempDir(), false)
 	var not *NotCheckpointable
 	if !errors.As(err, &not) {
 		t.Fatalf("Checkpoint = %v, want a *NotCheckpointable", err)
@@ -161,7 +161,7 @@ func TestFailedDumpThaws(t *testing.T) {
 	bad := started(t, source, "c2", "bad", "iouring")
 	bad.Output.WaitFor(t, "ready")
 	good.Output.WaitFor(t, "count ")
-	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, source, good, bad), t.TempDir())
+	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, source, good, bad), t.TempDir(), false)
 	var not *NotCheckpointable
 	if !errors.As(err, &not) || not.Container != "bad" || !strings.Contains(not.Reason, "io_uring") {
 		t.Errorf("Checkpoint = %v", err)
@@ -187,7 +187,7 @@ func TestCancelledCheckpointThaws(t *testing.T) {
 	c.Output.WaitFor(t, "ready")
 	cancelAfter := func(after time.Duration) {
 		ctx, cancel := context.WithTimeout(context.Background(), after)
-		_, err := newEngine(t).Checkpoint(ctx, targetOf(t, source, c), t.TempDir())
+		_, err := newEngine(t).Checkpoint(ctx, targetOf(t, source, c), t.TempDir(), false)
 		cancel()
 		t.Logf("cancelled after %v: %v", after, err)
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
@@ -328,7 +328,8 @@ func TestContainersOfAPodAreOneState(t *testing.T) {
 	writer.Output.WaitFor(t, "ready")
 	reader := started(t, source, "c2", "reader", "ipc", "reader", "4712")
 	reader.Output.WaitFor(t, "shared ")
-	dir, dump := checkpoint(t, source, writer, reader)
+	from := checkpoint(t, source, writer, reader)
+	dump := from.dump
 	if len(dump.Containers) != 2 || dump.Pause <= 0 || dump.Bytes <= 0 || time.Since(dump.TakenAt) > time.Minute {
 		t.Errorf("the dump says %+v", dump)
 	}
@@ -340,10 +341,10 @@ func TestContainersOfAPodAreOneState(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(goal.EmptyDirs["scratch"], "numbers"), []byte("other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := goal.NewContainer(t, "r1", "writer", nodetest.Spec{Args: []string{"ipc"}, Annotations: restoreConfigAnnotation(t)})
-	restore(t, dir, w, true)
-	r := goal.NewContainer(t, "r2", "reader", nodetest.Spec{Args: []string{"ipc"}, Annotations: restoreConfigAnnotation(t)})
-	restore(t, dir, r, false)
+	w := goal.NewContainer(t, "r1", "writer", nodetest.Spec{Args: []string{"ipc"}})
+	restore(t, from, w, true)
+	r := goal.NewContainer(t, "r2", "reader", nodetest.Spec{Args: []string{"ipc"}})
+	restore(t, from, r, false)
 	w.Output.WaitFor(t, "shared ")
 	r.Output.WaitFor(t, "shared ")
 	// Both see the same memory and the same file: the reader sees what the
@@ -371,7 +372,7 @@ func TestSegmentOfTwoContainersIsRefused(t *testing.T) {
 	first.Output.WaitFor(t, "ready")
 	second := started(t, source, "c2", "second", "ipc", "neighbour", "4711")
 	second.Output.WaitFor(t, "ready")
-	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, source, first, second), t.TempDir())
+	_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, source, first, second), t.TempDir(), false)
 	var not *NotCheckpointable
 	if !errors.As(err, &not) || not.Container != "second" || !strings.Contains(not.Reason, "container first") {
 		t.Errorf("Checkpoint = %v", err)
@@ -430,16 +431,6 @@ func listing(t *testing.T, root string) []string {
 		}
 	}
 	return lines
-}
-
-func TestPageDaemonThatCannotStart(t *testing.T) {
-	if !nodetest.Inside(t) {
-		return
-	}
-	_, err := newEngine(t).StartLazyPages(context.Background(), filepath.Join(t.TempDir(), "missing"), t.TempDir())
-	if err == nil || !strings.Contains(err.Error(), "page daemon") {
-		t.Errorf("StartLazyPages = %v", err)
-	}
 }
 
 func TestProbe(t *testing.T) {

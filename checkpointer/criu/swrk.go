@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
@@ -28,29 +29,53 @@ const abortTime = 10 * time.Second
 type swrk struct {
 	cmd  *exec.Cmd
 	conn *net.UnixConn
+	// pages is our end of the socket at which a dump offers the processes'
+	// memory. CRIU keeps the tasks stopped until it is closed.
+	pages *os.File
 }
 
-// startSwrk starts CRIU. It must run within Host.Run.
-func startSwrk(ctx context.Context, path string) (*swrk, error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+// The descriptors that CRIU is started with.
+const (
+	requestDescriptor = 3
+	pagesDescriptor   = 4
+)
+
+// startSwrk starts CRIU with a user's real ID. It must run within Host.Run.
+func startSwrk(ctx context.Context, path string, user credentials) (*swrk, error) {
+	ours, theirs, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
-		return nil, fmt.Errorf("make a socket to CRIU: %w", err)
+		return nil, err
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "criu"), os.NewFile(uintptr(pair[1]), "criu")
 	defer theirs.Close()
+	pages, offered, err := socketPair(unix.SOCK_STREAM)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	defer offered.Close()
 	conn, err := net.FileConn(ours)
 	ours.Close()
 	if err != nil {
+		pages.Close()
 		return nil, fmt.Errorf("make a socket to CRIU: %w", err)
 	}
 	// Not bound to ctx: killing CRIU is the last resort, see call.
-	cmd := command(context.WithoutCancel(ctx), path, "swrk", "3")
-	cmd.ExtraFiles = []*os.File{theirs}
-	if err := cmd.Start(); err != nil {
+	cmd := command(context.WithoutCancel(ctx), path, "swrk", strconv.Itoa(requestDescriptor))
+	cmd.ExtraFiles = []*os.File{theirs, offered}
+	if err := user.start(cmd); err != nil {
 		conn.Close()
+		pages.Close()
 		return nil, fmt.Errorf("start CRIU: %w", err)
 	}
-	return &swrk{cmd: cmd, conn: conn.(*net.UnixConn)}, nil
+	return &swrk{cmd: cmd, conn: conn.(*net.UnixConn), pages: pages}, nil
+}
+
+func socketPair(kind int) (ours, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket to CRIU: %w", err)
+	}
+	return os.NewFile(uintptr(pair[0]), "criu"), os.NewFile(uintptr(pair[1]), "criu"), nil
 }
 
 // ready waits until CRIU answers, so that it is known to be up.
@@ -108,6 +133,7 @@ func (s *swrk) call(ctx context.Context, req *rpc.CriuReq, notify func(script st
 // close ends CRIU, which exits when its socket is closed.
 func (s *swrk) close() error {
 	s.conn.Close()
+	s.pages.Close()
 	// An exit code tells nothing that the answer has not told.
 	var exit *exec.ExitError
 	if err := s.cmd.Wait(); err != nil && !errors.As(err, &exit) {

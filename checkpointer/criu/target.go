@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
 // PodTarget is a pod to checkpoint. All paths are the node's.
@@ -43,19 +44,61 @@ type Dump struct {
 	// Pause is the time from the first container's order to stop until every
 	// container runs again, on the monotonic clock.
 	Pause time.Duration
-	// Bytes is the size of all files of the checkpoint.
+	// Phases are the parts of the pause.
+	Phases Phases
+	// Bytes is the size of the checkpoint: all of its files, and the memory.
 	Bytes int64
+	// Base is the generation that has the pages of Memory that are not fresh; 0
+	// when all are.
+	Base int64
+	// Memory is what the processes have for themselves in memory. It is valid
+	// until Close.
+	Memory []memory.Process
 	// Containers are in the order of the PodTarget.
 	Containers []ContainerDump
+
+	session *session
+	release func()
+}
+
+// Phases are the parts of a pause, one after the other.
+type Phases struct {
+	// Freeze is until the kernel has stopped every process.
+	Freeze time.Duration
+	// Images is until CRIU has written all that it keeps of the processes.
+	Images time.Duration
+	// Memory is for reading what was not read ahead.
+	Memory time.Duration
+	// Files is for copying file changes and volumes.
+	Files time.Duration
+	// Thaw is until CRIU has let the processes go, and all run again.
+	Thaw time.Duration
+}
+
+// Sealed tells that the checkpoint is stored as a generation: the next one
+// consists of what changes from here on.
+func (d *Dump) Sealed(generation int64) {
+	if d.session != nil {
+		d.session.sealed(generation)
+	}
+}
+
+// Close gives up the memory that was read, and lets the next checkpoint of the
+// pod begin. Without Sealed before it, the next one has all of this one's changes
+// too. It may be called twice.
+func (d *Dump) Close() {
+	if d.release != nil {
+		d.release()
+		d.release, d.session, d.Memory = nil, nil, nil
+	}
 }
 
 // ContainerDump is one container's part of a Dump.
 type ContainerDump struct {
 	Name string
-	// Frozen is how long CRIU itself kept the container's tasks stopped.
-	Frozen time.Duration
-	// MemoryBytes is the size of the memory pages that were written.
-	MemoryBytes int64
+	// MemoryBytes is the size of the processes' memory, and FreshBytes of those
+	// pages that were read for this checkpoint.
+	MemoryBytes, FreshBytes int64
 }
 
 // Files of a staged generation, below its folder. Those of a container lie in
@@ -85,4 +128,6 @@ type ContainerInfo struct {
 	// with others.
 	PidNamespaceShared bool   `json:"pidNamespaceShared"`
 	Hostname           string `json:"hostname"`
+	// Tmpfs are the file systems in memory that the container has to itself.
+	Tmpfs []TmpfsMount `json:"tmpfs,omitempty"`
 }

@@ -89,8 +89,8 @@ func TestParseMountinfo(t *testing.T) {
 nonsense
 `)
 	want := []mountPoint{
-		{"/", "overlay", []string{"rw", "lowerdir=/l1:/l2", "upperdir=/u p", "workdir=/w"}},
-		{"/sys/fs/cgroup/cpu,cpuacct", "cgroup", []string{"rw", "cpu", "cpuacct"}},
+		{"23", "/", "/", "overlay", false, []string{"rw", "lowerdir=/l1:/l2", "upperdir=/u p", "workdir=/w"}},
+		{"24", "/", "/sys/fs/cgroup/cpu,cpuacct", "cgroup", true, []string{"rw", "cpu", "cpuacct"}},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mountPoint{})); diff != "" {
 		t.Error(diff)

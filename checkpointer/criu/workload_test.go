@@ -23,7 +23,7 @@ var workloads = map[string]func(args []string){
 	"files":    files,
 	"pipes":    pipes,
 	"cat":      func([]string) { io.Copy(os.Stdout, os.Stdin) },
-	"memory":   memory,
+	"memory":   fill,
 	"ipc":      ipc,
 	"changes":  changes,
 	"iouring":  ioUring,
@@ -116,8 +116,8 @@ func pipes([]string) {
 	})
 }
 
-// memory fills memory with what can be checked, and checks it.
-func memory([]string) {
+// fill fills memory with what can be checked, and checks it.
+func fill([]string) {
 	block := make([]byte, 64<<20)
 	for i := range block {
 		block[i] = byte(i>>12) ^ byte(i*7)

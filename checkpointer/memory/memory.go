@@ -185,3 +185,6 @@ func Merge(a, b []Stretch) []Stretch {
 	slices.SortFunc(merged, func(x, y Stretch) int { return cmp.Compare(x.Start, y.Start) })
 	return merged
 }
+
+// Within is whether every address of the set is in another one.
+func (s Set) Within(other Set) bool { return len(Subtract(s, other)) == 0 }

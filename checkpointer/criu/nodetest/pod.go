@@ -237,6 +237,27 @@ func (c *Container) config(spec Spec, files string) object {
 	return config
 }
 
+// SetCRIUConfig has runc run CRIU with a configuration file.
+func (c *Container) SetCRIUConfig(t *testing.T, config string) {
+	t.Helper()
+	file := filepath.Join(c.Bundle, "config.json")
+	raw, err := os.ReadFile(file)
+	var content object
+	if err == nil {
+		err = json.Unmarshal(raw, &content)
+	}
+	if err == nil {
+		content["annotations"].(object)["org.criu.config"] = config
+		raw, err = json.MarshalIndent(content, "", " ")
+	}
+	if err == nil {
+		err = os.WriteFile(file, raw, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // CgroupsPath is the container's cgroup, as its configuration names it.
 func (c *Container) CgroupsPath() string {
 	return "/kubepods/besteffort/pod" + c.Pod.UID + "/" + c.ID

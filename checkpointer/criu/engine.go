@@ -1,0 +1,267 @@
+// Package criu checkpoints the containers of a pod with CRIU so that stock
+// runc restores them, and readies what runc needs for that.
+//
+// A checkpoint is one pause of the whole pod: every container is frozen, CRIU
+// dumps each one, the file changes are copied, and only then does anything of
+// the pod run again.
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
+)
+
+// arenaBytes bounds the memory that is read into at once.
+const arenaBytes = 16 << 30
+
+// pauseLimit bounds a pause. A checkpoint that would take longer is given up, and
+// the pod goes on.
+const pauseLimit = 20 * time.Second
+
+// errPause ends a pause that takes too long.
+var errPause = fmt.Errorf("the pause reached its limit of %v", pauseLimit)
+
+// Engine checkpoints pods of one node and readies their restore.
+type Engine struct {
+	host   Host
+	log    *slog.Logger
+	method track.Method
+
+	mu       sync.Mutex
+	sessions map[string]*session // by pod UID
+	idle     []*track.Arena
+}
+
+// Options are what an engine may use.
+type Options struct {
+	// Tracking is how it finds out what processes write.
+	Tracking track.Method
+}
+
+// NewEngine returns an engine for the containers of a node.
+func NewEngine(host Host, options Options, log *slog.Logger) *Engine {
+	return &Engine{host: host, log: log, method: options.Tracking, sessions: map[string]*session{}}
+}
+
+// Forget ends what is known of a pod's memory, and lets its processes be.
+func (e *Engine) Forget(podUID string) {
+	e.mu.Lock()
+	s := e.sessions[podUID]
+	delete(e.sessions, podUID)
+	e.mu.Unlock()
+	if s != nil {
+		s.busy.Lock()
+		defer s.busy.Unlock()
+		s.close()
+	}
+}
+
+// session returns the session of a pod, and an arena for its memory. Release gives
+// both back.
+func (e *Engine) session(podUID string) (s *session, arena *track.Arena, release func()) {
+	e.mu.Lock()
+	s = e.sessions[podUID]
+	if s == nil {
+		s = &session{tasks: map[taskID]*task{}}
+		e.sessions[podUID] = s
+	}
+	e.mu.Unlock()
+	s.busy.Lock() // an earlier checkpoint of the pod may still be in use
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := len(e.idle); n > 0 {
+		arena, e.idle = e.idle[n-1], e.idle[:n-1]
+	} else {
+		arena = track.NewArena(arenaBytes)
+	}
+	return s, arena, sync.OnceFunc(func() {
+		arena.Reset()
+		e.mu.Lock()
+		e.idle = append(e.idle, arena)
+		e.mu.Unlock()
+		s.busy.Unlock()
+	})
+}
+
+// Checkpoint writes a checkpoint of the pod into dir, which must exist, be
+// empty, have the same path on the node as here, and should lie on a tmpfs; all
+// but the memory that the processes have for themselves, which is in the Dump.
+// Of that memory the Dump has what was written since the checkpoint that was
+// sealed last, or with whole all of it. The pod runs again when Checkpoint returns,
+// whether it succeeded or not. After an error the caller removes what is in dir;
+// else it closes the Dump.
+//
+// The error is a *NotCheckpointable where a container has to change first.
+func (e *Engine) Checkpoint(ctx context.Context, pod PodTarget, dir string, whole bool) (*Dump, error) {
+	s, arena, release := e.session(pod.UID)
+	if whole {
+		s.reset()
+	}
+	var dump *Dump
+	err := e.host.Run(func() error {
+		var err error
+		dump, err = e.checkpoint(ctx, pod, dir, s, arena)
+		return err
+	})
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("checkpoint pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	dump.session, dump.release = s, release
+	return dump, nil
+}
+
+func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *session, arena *track.Arena) (_ *Dump, err error) {
+	if len(pod.Containers) == 0 {
+		return nil, errors.New("it has no running container")
+	}
+	dumpers, err := prepare(ctx, pod, dir)
+	defer func() {
+		for _, d := range dumpers {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	readings, err := e.readAhead(ctx, dumpers, s, arena)
+	if err != nil {
+		return nil, err
+	}
+
+	result := &Dump{TakenAt: time.Now(), Base: s.base}
+	readings, err = pause(ctx, pod, dumpers, s, readings, arena, dir, result)
+	if err != nil {
+		return nil, err
+	}
+
+	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers)); err != nil {
+		return nil, err
+	}
+	result.take(readings)
+	for _, d := range dumpers {
+		part, err := d.measure(result.Memory)
+		if err != nil {
+			return nil, err
+		}
+		result.Containers = append(result.Containers, part)
+		result.Bytes += part.MemoryBytes
+	}
+	size, err := sizeOf(dir)
+	result.Bytes += size
+	return result, err
+}
+
+// readAhead follows the pod's processes, and reads what they have written.
+func (e *Engine) readAhead(ctx context.Context, dumpers []*dumper, s *session, arena *track.Arena) ([]*reading, error) {
+	var readings []*reading
+	found := map[taskID]bool{}
+	for _, d := range dumpers {
+		tasks, err := s.find(d.container)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range tasks {
+			found[t.id] = true
+			if !s.untracked {
+				t.follow(ctx, e.method, e.log)
+			}
+			readings = append(readings, &reading{task: t})
+		}
+	}
+	s.forgetOthers(found)
+	return readings, aheadAll(readings, arena)
+}
+
+// pause stops the pod, takes all that has to be of one moment, and lets the pod go
+// on. It returns the readings with those of processes that are new.
+func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, readings []*reading, arena *track.Arena, dir string, result *Dump) ([]*reading, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, pauseLimit, errPause)
+	defer cancel()
+	begin := result.TakenAt
+	lap := func(phase *time.Duration) {
+		now := time.Now()
+		*phase += now.Sub(begin)
+		begin = now
+	}
+	err := freeze(ctx, dumpers)
+	lap(&result.Phases.Freeze)
+	if err == nil {
+		err = dumpAll(ctx, dumpers, func() error {
+			lap(&result.Phases.Images)
+			var err error
+			if readings, err = late(dumpers, s, readings); err != nil {
+				return err
+			}
+			for _, d := range dumpers {
+				if err := finishAll(d, readings, arena); err != nil {
+					return fmt.Errorf("container %s: %w", d.name(), err)
+				}
+			}
+			lap(&result.Phases.Memory)
+			if err := captureFiles(pod, dumpers, dir); err != nil {
+				return fmt.Errorf("copy the file changes: %w", err)
+			}
+			lap(&result.Phases.Files)
+			return nil
+		})
+	}
+	err = errors.Join(err, thaw(ctx, dumpers))
+	lap(&result.Phases.Thaw)
+	result.Pause = time.Since(result.TakenAt)
+	return readings, err
+}
+
+// late adds the processes that began after memory was read ahead.
+func late(dumpers []*dumper, s *session, readings []*reading) ([]*reading, error) {
+	known := map[taskID]bool{}
+	for _, r := range readings {
+		known[r.id] = true
+	}
+	for _, d := range dumpers {
+		tasks, err := s.find(d.container)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range tasks {
+			if !known[t.id] {
+				readings = append(readings, &reading{task: t})
+			}
+		}
+	}
+	return readings, nil
+}
+
+// take hands over what was read.
+func (d *Dump) take(readings []*reading) {
+	for _, r := range readings {
+		if len(r.next) > 0 {
+			d.Memory = append(d.Memory, memory.Process{Container: r.container, PID: r.inner, Pages: r.next, Fresh: r.fresh})
+		}
+	}
+}
+
+// ThawAll lets containers run that an earlier process has left frozen in the
+// middle of a checkpoint. It takes the cgroupsPaths of their OCI
+// configurations, and passes over those that are gone.
+func (e *Engine) ThawAll(ctx context.Context, cgroupsPaths []string) error {
+	return e.host.Run(func() error {
+		var errs []error
+		for _, path := range cgroupsPaths {
+			group, err := cgroup.ForPath(cgroupRoot, path)
+			if err == nil {
+				err = group.Thaw(ctx)
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+}
