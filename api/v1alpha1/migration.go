@@ -215,6 +215,10 @@ type RestoreStatus struct {
 	// TakenAt is when the pod was paused for Generation.
 	// +optional
 	TakenAt *metav1.MicroTime `json:"takenAt,omitempty"`
+	// Attempts is how often the pod's containers were restored: more than once
+	// where a generation turned out to be damaged after they ran already. 0 is 1.
+	// +optional
+	Attempts int32 `json:"attempts,omitempty"`
 	// Skipped are newer generations that were passed over, each with the reason.
 	// +optional
 	Skipped []SkippedGeneration `json:"skipped,omitempty"`
@@ -246,6 +250,10 @@ type ContainerRestore struct {
 	// Lazy says that memory is filled on demand.
 	// +optional
 	Lazy bool `json:"lazy,omitempty"`
+	// Filling says that some of it is still to be filled in: until all is, the
+	// restore may yet turn out to be none.
+	// +optional
+	Filling bool `json:"filling,omitempty"`
 	// Seconds is the time from the runtime's create to the end of the restore.
 	// +optional
 	Seconds float64 `json:"seconds,omitempty"`

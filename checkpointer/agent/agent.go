@@ -34,7 +34,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages/keeper"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
 	"github.com/lifeboat-dev/lifeboat/identity"
 	"github.com/lifeboat-dev/lifeboat/membership"
@@ -104,7 +106,11 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if err := a.connectAPI(kube, clientset); err != nil {
 		return err
 	}
-	a.engine = criu.NewEngine(a.host, a.log)
+	tracking, err := track.Probe()
+	if err != nil {
+		return fmt.Errorf("find a way to follow what processes write: %w", err)
+	}
+	a.engine = criu.NewEngine(a.host, criu.Options{Tracking: tracking}, a.log)
 	if a.runtime, err = dialRuntime(cfg.RuntimeSocket); err != nil {
 		return err
 	}
@@ -119,9 +125,11 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	a.peers = transfer.NewClient(a.store, clientTLS)
 	defer a.peers.Close()
 	a.metrics = newMetrics(a)
-	if err := a.clearLeftovers(ctx); err != nil {
+	kept := a.keptRestores()
+	if err := a.clearLeftovers(ctx, kept); err != nil {
 		return err
 	}
+	a.resumeFillings(ctx, kept)
 	if err := a.thawLeftovers(ctx); err != nil {
 		return err
 	}
@@ -144,7 +152,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	group.Go(func() error { return a.publishFacts(ctx) })
 	group.Go(func() error { return a.runSchedule(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
-	a.log.Info("checkpointer runs", "store", cfg.StoreDir)
+	a.log.Info("checkpointer runs", "store", cfg.StoreDir, "tracking", tracking)
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -183,8 +191,12 @@ func (a *Agent) connectAPI(kube *rest.Config, clientset kubernetes.Interface) er
 
 // clearLeftovers removes what an earlier checkpointer of this boot left in
 // staging and of its restores.
-func (a *Agent) clearLeftovers(ctx context.Context) error {
-	a.killUndrained(ctx)
+func (a *Agent) clearLeftovers(ctx context.Context, kept []keeper.Description) error {
+	ids := map[string]bool{}
+	for _, k := range kept {
+		ids[k.ID] = true
+	}
+	a.killUndrained(ctx, ids)
 	for _, dir := range []string{stagingFolder, restoreFolder} {
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("clear %s: %w", dir, err)

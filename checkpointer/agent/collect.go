@@ -58,7 +58,7 @@ func (a *Agent) retainAll() error {
 		if a.restoring(key.PodUID) {
 			continue
 		}
-		if err := a.store.Retain(key, a.cfg.Retain); err != nil {
+		if err := a.store.Retain(key, store.Retention{Count: a.cfg.Retain}); err != nil {
 			return fmt.Errorf("pod %s in namespace %s: %w", key.PodUID, key.Namespace, err)
 		}
 	}

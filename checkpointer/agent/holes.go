@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -37,7 +38,8 @@ func markDraining(dir string, c client.Container) error {
 
 // killUndrained kills the containers whose page daemon ended with an earlier
 // checkpointer of this boot: what was still missing then reads as zeros.
-func (a *Agent) killUndrained(ctx context.Context) {
+// The ones that another process has kept are passed over.
+func (a *Agent) killUndrained(ctx context.Context, kept map[string]bool) {
 	marks, err := filepath.Glob(filepath.Join(restoreFolder, "*", "*", drainingFile))
 	if err != nil {
 		a.log.Error("look for containers that were being filled in", "err", err)
@@ -47,6 +49,9 @@ func (a *Agent) killUndrained(ctx context.Context) {
 		raw, err := os.ReadFile(mark)
 		if err == nil {
 			err = json.Unmarshal(raw, &c)
+		}
+		if err == nil && kept[c.ID] {
+			continue
 		}
 		if err == nil {
 			err = a.killContainer(ctx, c.ID)
@@ -60,23 +65,62 @@ func (a *Agent) killUndrained(ctx context.Context) {
 	}
 }
 
-// killHoled kills a container whose missing pages cannot be had any more, and
-// says so: it must not go on with zeros in their place. r.mu is held.
-func (a *Agent) killHoled(ctx context.Context, r *restore, c client.Container, cause error) {
-	message := fmt.Sprintf("the page daemon of container %s failed before its memory was complete: %v", c.Name, cause)
-	if err := a.killContainer(ctx, c.ID); err != nil {
-		a.log.Error("kill container", "container", c.Name, "err", err)
-	}
-	for i := range r.status.Containers {
-		if entry := &r.status.Containers[i]; entry.Name == c.Name {
-			entry.Result, entry.Reason, entry.Message = v1alpha1.ResultColdStarted, v1alpha1.ReasonRestoreFailed, message
+// spoil ends a restore whose memory cannot be had any more. The pod's restored
+// containers are killed: none may go on with zeros in the place of what is missing,
+// nor beside others of another moment. Their kubelet creates them again, and they
+// are restored again, from the next older generation. r.mu is held.
+func (a *Agent) spoil(ctx context.Context, r *restore, f *filling, cause error) {
+	message := fmt.Sprintf("generation %d could not be restored in full: memory of container %s is missing: %v", r.opened.number, f.container.Name, cause)
+	r.spoiled[r.opened.number] = message
+	r.status.Skipped = append(r.status.Skipped, v1alpha1.SkippedGeneration{Generation: r.opened.number, Reason: message})
+	for _, entry := range r.status.Containers {
+		if entry.Result != v1alpha1.ResultRestored {
+			continue
+		}
+		c, err := a.containerOf(f.container, entry.Name)
+		if err == nil {
+			err = a.killContainer(ctx, c)
+		}
+		if err != nil {
+			a.log.Error("kill a container whose memory has holes", "container", entry.Name, "err", err)
 		}
 	}
-	a.reportRestore(ctx, r.migration, *r.status.DeepCopy())
+	for name, other := range r.filling {
+		other.stop()
+		delete(r.filling, name)
+	}
 	pod := &corev1.Pod{}
-	if err := a.cache.Get(ctx, ctrlclient.ObjectKey{Namespace: c.Namespace, Name: c.PodName}, pod); err == nil {
+	if err := a.cache.Get(ctx, ctrlclient.ObjectKey{Namespace: f.container.Namespace, Name: f.container.PodName}, pod); err == nil {
 		a.recorder.Event(pod, corev1.EventTypeWarning, "LifeboatRestoreFailed", message)
 	}
+	r.close(a.log)
+	r.prepared, r.dir = false, ""
+	clear(r.asked)
+	r.status.Containers, r.status.Generation, r.status.TakenAt = nil, 0, nil
+	r.status.Attempts = max(r.status.Attempts, 1) + 1
+	a.reportRestore(ctx, r.migration, *r.status.DeepCopy())
+}
+
+// containerOf is the ID of another container of a pod.
+func (a *Agent) containerOf(c client.Container, name string) (string, error) {
+	if c.Name == name {
+		return c.ID, nil
+	}
+	entries, err := os.ReadDir(client.ContainersFolder)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		var registered client.Registration
+		raw, err := os.ReadFile(filepath.Join(client.ContainersFolder, entry.Name()))
+		if err == nil {
+			err = json.Unmarshal(raw, &registered)
+		}
+		if err == nil && registered.PodUID == c.PodUID && registered.Name == name && registered.Restored {
+			return registered.ID, nil
+		}
+	}
+	return "", fmt.Errorf("no restored container %s of pod %s/%s is registered", name, c.Namespace, c.PodName)
 }
 
 func (a *Agent) killContainer(ctx context.Context, id string) error {
@@ -103,7 +147,7 @@ func (a *Agent) expireRestores() {
 	a.mu.Unlock()
 	for uid, r := range old {
 		r.mu.Lock()
-		if len(r.lazy) == 0 {
+		if len(r.filling) == 0 {
 			a.discard(uid, r)
 		}
 		r.mu.Unlock()
@@ -116,11 +160,28 @@ func (a *Agent) expireRestores() {
 func (a *Agent) reportRestore(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.RestoreStatus) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	patch, err := restorePatch(status)
+	if err != nil {
+		a.log.Error("report the restore", "err", err)
+		return
+	}
 	target := &v1alpha1.Migration{}
 	target.Namespace, target.Name = m.Namespace, m.Name
-	after := target.DeepCopy()
-	after.Status.Restore = &status
-	if err := a.api.Status().Patch(ctx, after, ctrlclient.MergeFrom(target), ctrlclient.FieldOwner("lifeboat-checkpointer")); err != nil {
+	if err := a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer")); err != nil {
 		a.log.Error("report the restore", "migration", m.Namespace+"/"+m.Name, "err", err)
 	}
+}
+
+// restorePatch writes all of a restore's status: what it does not have any more
+// is removed, as after a generation that turned out to be damaged.
+func restorePatch(status v1alpha1.RestoreStatus) ([]byte, error) {
+	raw, err := json.Marshal(status)
+	if err != nil {
+		return nil, err
+	}
+	fields := map[string]any{"generation": nil, "takenAt": nil, "containers": nil, "skipped": nil, "attempts": nil}
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"status": map[string]any{"restore": fields}})
 }

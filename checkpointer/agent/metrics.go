@@ -6,19 +6,25 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 )
 
 // metrics are the figures of the checkpointer. Labels are bounded by what runs
 // on the node; a pod's series end with the pod.
 type metrics struct {
-	agent       *Agent
-	checkpoints *prometheus.CounterVec
-	failures    *prometheus.CounterVec
-	restores    *prometheus.CounterVec
-	pause       *prometheus.HistogramVec
-	newBytes    *prometheus.CounterVec
-	age, size   *prometheus.Desc
+	agent                           *Agent
+	checkpoints                     *prometheus.CounterVec
+	failures                        *prometheus.CounterVec
+	restores                        *prometheus.CounterVec
+	pause                           *prometheus.HistogramVec
+	newBytes                        *prometheus.CounterVec
+	readBytes                       *prometheus.CounterVec
+	verifiedBytes, wrongGenerations *prometheus.CounterVec
+	faults                          *prometheus.CounterVec
+	filledBytes                     *prometheus.CounterVec
+	age, size                       *prometheus.Desc
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -40,6 +46,21 @@ func newMetrics(a *Agent) *metrics {
 		newBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_checkpoint_stored_bytes_total", Help: "Bytes that checkpoints added to the store, after deduplication and compression.",
 		}, []string{"namespace"}),
+		readBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_checkpoint_memory_read_bytes_total", Help: "Bytes of memory that checkpoints read: what was written since the one before, where that is known.",
+		}, []string{"namespace"}),
+		verifiedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_checkpoint_verified_bytes_total", Help: "Bytes of memory of running pods that were compared with their newest generation.",
+		}, []string{"namespace"}),
+		wrongGenerations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_checkpoint_wrong_total", Help: "Generations that turned out to differ from the memory that they were taken of.",
+		}, []string{"namespace"}),
+		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_restore_faults_total", Help: "Pages of restored containers that were waited for because they were not filled in yet.",
+		}, []string{"namespace"}),
+		filledBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_restore_filled_bytes_total", Help: "Bytes of memory of restored containers that were filled in, on demand or ahead of it.",
+		}, []string{"namespace", "cause"}),
 		age: prometheus.NewDesc("lifeboat_checkpoint_age_seconds",
 			"Age of a protected pod's newest durable generation.", []string{"namespace", "pod"}, nil),
 		size: prometheus.NewDesc("lifeboat_checkpoint_size_bytes",
@@ -54,8 +75,22 @@ func (m *metrics) observe(pod *corev1.Pod, g store.Generation, pause time.Durati
 	m.newBytes.WithLabelValues(pod.Namespace).Add(float64(g.NewBytes))
 }
 
+// dumped counts what a checkpoint read.
+func (m *metrics) dumped(pod *corev1.Pod, dump *criu.Dump) {
+	for _, c := range dump.Containers {
+		m.readBytes.WithLabelValues(pod.Namespace).Add(float64(c.FreshBytes))
+	}
+}
+
+// filled counts the pages of a restored container.
+func (m *metrics) filled(namespace string, stats pages.Stats) {
+	m.faults.WithLabelValues(namespace).Add(float64(stats.Faults))
+	m.filledBytes.WithLabelValues(namespace, "fault").Add(float64(stats.FaultBytes))
+	m.filledBytes.WithLabelValues(namespace, "drain").Add(float64(stats.DrainedBytes))
+}
+
 func (m *metrics) parts() []prometheus.Collector {
-	return []prometheus.Collector{m.checkpoints, m.failures, m.restores, m.pause, m.newBytes}
+	return []prometheus.Collector{m.checkpoints, m.failures, m.restores, m.pause, m.newBytes, m.readBytes, m.verifiedBytes, m.wrongGenerations, m.faults, m.filledBytes}
 }
 
 // Describe implements prometheus.Collector.

@@ -92,6 +92,7 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 	for uid := range a.pods {
 		if !keep[types.UID(uid)] {
 			delete(a.pods, uid)
+			go a.engine.Forget(uid) // it waits for a checkpoint that is under way
 		}
 	}
 	return nil
@@ -138,6 +139,9 @@ func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 		a.metrics.observe(pod, sealed, pause)
 		log.Debug("checkpoint is durable", "generation", sealed.Number, "pause", pause, "bytes", sealed.Bytes, "holders", holders)
 		a.protected(ctx, state, sealed, holders, pause)
+		if state.summary.verifyDue(time.Now()) {
+			go a.verify(context.WithoutCancel(ctx), state, sealed.Number)
+		}
 	}
 }
 
@@ -214,41 +218,62 @@ func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1al
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return none, nil, 0, fmt.Errorf("make the staging folder: %w", err)
 	}
-	target, dump, err := a.dump(ctx, pod, dir)
+	sealed, pause, err := a.takeAndSeal(ctx, pod, dir, store.Generation{Number: number, Epoch: epoch, PodName: pod.Name})
 	if err != nil {
 		return none, nil, 0, err
-	}
-	names := make([]string, len(target.Containers))
-	for i, c := range target.Containers {
-		names[i] = c.Container.Name
-	}
-	a.mu.Lock()
-	facts := a.facts
-	a.mu.Unlock()
-	sealed, err := a.store.Seal(ctx, key, store.Generation{
-		Number: number, Epoch: epoch, TakenAt: dump.TakenAt, PodName: pod.Name,
-		Containers: names, Facts: facts, Bytes: dump.Bytes,
-	}, dir, nil)
-	if err != nil {
-		return none, nil, 0, fmt.Errorf("seal generation %d: %w", number, err)
 	}
 	holders, err := a.replicate(ctx, key, number, protection.Replicas, previous.Holders)
 	if err != nil {
 		return none, nil, 0, err
 	}
-	return sealed, append([]string{a.cfg.NodeName}, holders...), dump.Pause, nil
+	return sealed, append([]string{a.cfg.NodeName}, holders...), pause, nil
 }
 
-// dump pauses the pod and writes its state into dir.
-func (a *Agent) dump(ctx context.Context, pod *corev1.Pod, dir string) (criu.PodTarget, criu.Dump, error) {
+// takeAndSeal takes a checkpoint and stores it. Where the store does not have the
+// generation any more that the checkpoint builds on, it takes one of everything.
+func (a *Agent) takeAndSeal(ctx context.Context, pod *corev1.Pod, dir string, g store.Generation) (store.Generation, time.Duration, error) {
+	sealed, pause, err := a.takeAndSealOnce(ctx, pod, dir, g, false)
+	if errors.Is(err, store.ErrNoBase) {
+		a.log.Info("checkpoint is taken again, in full", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+			return sealed, 0, fmt.Errorf("clear the staging folder: %w", err)
+		}
+		sealed, pause, err = a.takeAndSealOnce(ctx, pod, dir, g, true)
+	}
+	return sealed, pause, err
+}
+
+func (a *Agent) takeAndSealOnce(ctx context.Context, pod *corev1.Pod, dir string, g store.Generation, whole bool) (store.Generation, time.Duration, error) {
+	dump, err := a.dump(ctx, pod, dir, whole)
+	if err != nil {
+		return g, 0, err
+	}
+	defer dump.Close()
+	g.TakenAt, g.Base = dump.TakenAt, dump.Base
+	for _, c := range dump.Containers {
+		g.Containers = append(g.Containers, c.Name)
+	}
+	a.mu.Lock()
+	g.Facts = a.facts
+	a.mu.Unlock()
+	sealed, err := a.store.Seal(ctx, store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}, g, dir, dump.Memory)
+	if err != nil {
+		return g, 0, fmt.Errorf("seal generation %d: %w", g.Number, err)
+	}
+	dump.Sealed(sealed.Number)
+	a.metrics.dumped(pod, dump)
+	return sealed, dump.Pause, nil
+}
+
+// dump pauses the pod, writes its state into dir, and reads what is new of its memory.
+func (a *Agent) dump(ctx context.Context, pod *corev1.Pod, dir string, whole bool) (*criu.Dump, error) {
 	a.dumping.Lock()
 	defer a.dumping.Unlock()
 	target, err := a.runtime.target(ctx, a.host, pod)
 	if err != nil {
-		return target, criu.Dump{}, err
+		return nil, err
 	}
-	dump, err := a.engine.Checkpoint(ctx, target, dir)
-	return target, dump, err
+	return a.engine.Checkpoint(ctx, target, dir, whole)
 }
 
 // nextGeneration is a number above every one that was given for the pod: above

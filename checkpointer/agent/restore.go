@@ -1,14 +1,15 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"sync"
 	"time"
 
@@ -35,17 +36,21 @@ const (
 type restore struct {
 	mu        sync.Mutex
 	migration *v1alpha1.Migration
-	// prepared is whether dir holds the generation, or failure says why not.
-	prepared   bool
-	dir        string
-	generation store.Generation
-	failure    *refusal
+	key       store.Key // of the pod whose generations are restored
+	// prepared is whether dir holds the generation's files, or failure says why not.
+	prepared bool
+	dir      string
+	opened   *opened
+	failure  *refusal
+	// spoiled are generations that turned out to be damaged, and how.
+	spoiled map[int64]string
 	// status is what the Migration is told.
 	status v1alpha1.RestoreStatus
 	asked  map[string]bool
 	// expected is how many containers will ask; 0 where that is not known.
 	expected int
-	lazy     map[string]*criu.LazyPages
+	// filling are the containers whose memory is being filled in.
+	filling map[string]*filling
 }
 
 // restoring says whether a pod's restore needs generations of the pod with the
@@ -106,7 +111,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 		r.prepared = true
 	}
 	if r.failure == nil {
-		if why := specChanged(r.dir, req, r.generation); why != nil {
+		if why := specChanged(r.dir, req, r.opened.generation()); why != nil {
 			r.failure = why
 		}
 	}
@@ -136,7 +141,8 @@ func (a *Agent) restoreOf(podUID string, m *v1alpha1.Migration, expected int) *r
 	r, ok := a.restores[podUID]
 	if !ok {
 		r = &restore{
-			migration: m, expected: expected, asked: map[string]bool{}, lazy: map[string]*criu.LazyPages{},
+			migration: m, key: store.Key{Namespace: m.Namespace, PodUID: string(m.Spec.Pod.UID)}, expected: expected,
+			asked: map[string]bool{}, spoiled: map[int64]string{}, filling: map[string]*filling{},
 			status: v1alpha1.RestoreStatus{PodUID: m.Status.Claim.PodUID, StartedAt: metav1.NewMicroTime(time.Now())},
 		}
 		a.restores[podUID] = r
@@ -157,115 +163,30 @@ func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateReques
 	}()
 	defer func() { <-reported }()
 
-	key := store.Key{Namespace: req.Namespace, PodUID: string(r.migration.Spec.Pod.UID)}
-	candidates := a.candidates(ctx, key)
+	candidates := a.candidates(ctx, r.key)
 	if len(candidates) == 0 {
 		r.failure = &refusal{v1alpha1.ReasonNoCheckpoint, "no node that is alive holds a generation of the pod"}
 		return
 	}
 	dir := filepath.Join(restoreFolder, req.PodUID)
+	var newest error
 	for _, c := range candidates {
-		err := a.materialize(ctx, key, c, dir)
+		if why, spoiled := r.spoiled[c.generation.Number]; spoiled {
+			newest = cmp.Or(newest, errors.New(why))
+			continue
+		}
+		opened, err := a.open(ctx, r.key, c, dir)
 		if err == nil {
-			takenAt := metav1.NewMicroTime(c.generation.TakenAt)
-			r.dir, r.generation = dir, c.generation
+			takenAt := metav1.NewMicroTime(opened.generation().TakenAt)
+			r.dir, r.opened = dir, opened
 			r.status.Generation, r.status.TakenAt = c.generation.Number, &takenAt
 			return
 		}
+		newest = cmp.Or(newest, err)
 		a.log.Warn("generation passed over", "pod", req.Namespace+"/"+req.PodName, "generation", c.generation.Number, "err", err)
 		r.status.Skipped = append(r.status.Skipped, v1alpha1.SkippedGeneration{Generation: c.generation.Number, Reason: err.Error()})
 	}
-	r.failure = &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("none of the %d held generations could be used; the newest: %s", len(candidates), r.status.Skipped[0].Reason)}
-}
-
-// candidate is a generation and where it can be had.
-type candidate struct {
-	generation store.Generation
-	local      bool
-	holders    []string // addresses
-}
-
-// candidates asks the node's own store and all peers which generations of a pod
-// they hold, and returns them newest first. A peer that does not answer in time
-// is passed over.
-func (a *Agent) candidates(ctx context.Context, key store.Key) []candidate {
-	var (
-		mu    sync.Mutex
-		found = map[int64]*candidate{}
-		wg    sync.WaitGroup
-	)
-	add := func(generations []store.Generation, address string) {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, g := range generations {
-			c, ok := found[g.Number]
-			if !ok {
-				c = &candidate{generation: g}
-				found[g.Number] = c
-			}
-			if address == "" {
-				c.local = true
-			} else {
-				c.holders = append(c.holders, address)
-			}
-		}
-	}
-	local, err := a.store.List(key)
-	if err != nil {
-		a.log.Error("list local generations", "err", err)
-	}
-	add(local, "")
-	var fences v1alpha1.FenceList
-	if err := a.cache.List(ctx, &fences); err != nil {
-		a.log.Error("list fences", "err", err)
-	}
-	for _, f := range fences.Items {
-		address := f.Status.Facts.PeerAddress
-		if f.Name == a.cfg.NodeName || address == "" || f.Spec.State != v1alpha1.FenceRunning {
-			continue
-		}
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, heldTimeout)
-			defer cancel()
-			held, err := a.peers.Held(ctx, address, key)
-			if err != nil {
-				a.log.Info("peer does not say what it holds", "peer", f.Name, "err", err)
-				return
-			}
-			add(held, address)
-		})
-	}
-	wg.Wait()
-	out := make([]candidate, 0, len(found))
-	for _, c := range found {
-		out = append(out, *c)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].generation.Number > out[j].generation.Number })
-	return out
-}
-
-// materialize brings a generation into dir, verified: from the node's own store,
-// else from each holder in turn. A damaged local copy is replaced by a holder's.
-func (a *Agent) materialize(ctx context.Context, key store.Key, c candidate, dir string) error {
-	var errs []error
-	if c.local {
-		err := a.store.Materialize(ctx, key, c.generation.Number, dir)
-		if err == nil {
-			return nil
-		}
-		errs = append(errs, err)
-	}
-	for _, address := range c.holders {
-		err := a.peers.Fetch(ctx, address, key, c.generation.Number)
-		if err == nil {
-			err = a.store.Materialize(ctx, key, c.generation.Number, dir)
-		}
-		if err == nil {
-			return nil
-		}
-		errs = append(errs, fmt.Errorf("from %s: %w", address, err))
-	}
-	return errors.Join(errs...)
+	r.failure = &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("none of the %d held generations could be used; the newest: %v", len(candidates), newest)}
 }
 
 // specChanged says why a container cannot take the place of the checkpointed
@@ -314,32 +235,28 @@ func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest)
 		return client.CreateResponse{}, err
 	}
 	shm := filepath.Join(containerdSandboxs, req.SandboxID, "shm")
-	if len(r.lazy) > 0 || len(r.status.Containers) > 0 {
+	if len(r.filling) > 0 || len(r.status.Containers) > 0 {
 		dirs, shm = nil, "" // they are the pod's: its first container has brought them
 	}
 	if err := a.engine.ApplyFiles(ctx, r.dir, req.Name, filepath.Join(req.Bundle, "rootfs"), dirs, shm); err != nil {
 		return client.CreateResponse{}, fmt.Errorf("apply file changes: %w", err)
 	}
-	images := filepath.Join(r.dir, req.Name, "images")
+	images := filepath.Join(r.dir, req.Name, criu.ImagesDir)
 	work := filepath.Join(r.dir, req.Name, "work")
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return client.CreateResponse{}, fmt.Errorf("make CRIU's work folder: %w", err)
 	}
 	config := filepath.Join(work, "restore.conf")
-	if err := criu.WriteRestoreConfig(config); err != nil {
+	if err := a.engine.PrepareRestore(ctx, r.dir, req.Name, config); err != nil {
 		return client.CreateResponse{}, err
 	}
-	if err := markDraining(filepath.Join(r.dir, req.Name), req.Container); err != nil {
-		return client.CreateResponse{}, err
-	}
-	// The daemon must outlive this request.
-	lazy, err := a.engine.StartLazyPages(context.WithoutCancel(ctx), images, work)
+	filling, err := a.fill(ctx, r, req.Container, work)
 	if err != nil {
-		return client.CreateResponse{}, fmt.Errorf("start the page daemon: %w", err)
+		return client.CreateResponse{}, errors.Join(err, a.engine.CleanRestore(r.dir, req.Name))
 	}
-	r.lazy[req.Name] = lazy
+	r.filling[req.Name] = filling
 	return client.CreateResponse{
-		Restore: true, ImagesPath: images, WorkPath: work, ConfigPath: config, Lazy: true, Generation: r.generation.Number,
+		Restore: true, ImagesPath: images, WorkPath: work, ConfigPath: config, Lazy: true, Generation: r.opened.generation().Number,
 	}, nil
 }
 
@@ -366,24 +283,25 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	entry := v1alpha1.ContainerRestore{Name: req.Name, Result: v1alpha1.ResultRestored, Seconds: req.Seconds, Lazy: r.lazy[req.Name] != nil}
+	if err := a.engine.CleanRestore(r.dir, req.Name); err != nil {
+		a.log.Warn("clean up after the restore", "container", req.Name, "err", err)
+	}
+	filling := r.filling[req.Name]
+	entry := v1alpha1.ContainerRestore{Name: req.Name, Result: v1alpha1.ResultRestored, Seconds: req.Seconds, Lazy: true, Filling: filling != nil}
 	if !req.Restored {
 		entry = v1alpha1.ContainerRestore{
 			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed,
 			Message: req.Message, Seconds: req.Seconds,
 		}
-		if lazy := r.lazy[req.Name]; lazy != nil {
-			lazy.Stop()
-			delete(r.lazy, req.Name)
-			if err := os.Remove(filepath.Join(r.dir, req.Name, drainingFile)); err != nil {
-				a.log.Error("note that the container is not being filled in", "container", req.Name, "err", err)
-			}
+		if filling != nil {
+			filling.stop()
+			delete(r.filling, req.Name)
 		}
 	}
 	a.metrics.restores.WithLabelValues(req.Namespace, string(entry.Result), entry.Reason).Inc()
 	a.finish(ctx, req.PodUID, r, entry)
-	if lazy := r.lazy[req.Name]; lazy != nil {
-		go a.drain(context.WithoutCancel(ctx), req.Container, lazy)
+	if filling := r.filling[req.Name]; filling != nil {
+		go a.await(context.WithoutCancel(ctx), r, filling)
 	}
 }
 
@@ -391,43 +309,18 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 func (a *Agent) finish(ctx context.Context, podUID string, r *restore, entry v1alpha1.ContainerRestore) {
 	r.status.Containers = append(r.status.Containers, entry)
 	a.reportRestore(ctx, r.migration, *r.status.DeepCopy())
-	if len(r.lazy) == 0 {
+	if len(r.filling) == 0 {
 		a.forget(podUID, r)
-	}
-}
-
-// drain waits until all pages of a restored container are filled in. When the
-// page daemon fails instead, the container has holes: it is killed, which its
-// kubelet answers with a cold start.
-func (a *Agent) drain(ctx context.Context, c client.Container, lazy *criu.LazyPages) {
-	log := a.log.With("pod", c.Namespace+"/"+c.PodName, "container", c.Name)
-	err := lazy.Wait()
-	a.mu.Lock()
-	r := a.restores[c.PodUID]
-	a.mu.Unlock()
-	if r == nil {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.lazy, c.Name)
-	if err := os.Remove(filepath.Join(r.dir, c.Name, drainingFile)); err != nil {
-		log.Error("note that the container is complete", "err", err)
-	}
-	if err != nil {
-		log.Error("page daemon failed; the container is killed because its memory has holes", "err", err)
-		a.killHoled(ctx, r, c, err)
-	} else {
-		log.Info("all pages are filled in")
-	}
-	if len(r.lazy) == 0 {
-		a.forget(c.PodUID, r)
 	}
 }
 
 // forget ends a pod's restore: its images are no longer needed. r.mu is held.
 func (a *Agent) forget(podUID string, r *restore) {
-	if len(r.asked) < max(r.expected, len(r.generation.Containers)) {
+	captured := 0
+	if r.opened != nil {
+		captured = len(r.opened.generation().Containers)
+	}
+	if len(r.asked) < max(r.expected, captured) {
 		return // a further container of the pod has yet to be created
 	}
 	a.discard(podUID, r)
@@ -436,11 +329,22 @@ func (a *Agent) forget(podUID string, r *restore) {
 // discard removes a pod's restore and its images. r.mu is held.
 func (a *Agent) discard(podUID string, r *restore) {
 	a.mu.Lock()
-	delete(a.restores, podUID)
+	if a.restores[podUID] == r {
+		delete(a.restores, podUID)
+	}
 	a.mu.Unlock()
+	r.close(a.log)
+}
+
+// close lets go of the generation. r.mu is held.
+func (r *restore) close(log *slog.Logger) {
+	if r.opened != nil {
+		r.opened.close()
+		r.opened = nil
+	}
 	if r.dir != "" {
 		if err := os.RemoveAll(r.dir); err != nil {
-			a.log.Warn("remove restored images", "err", err)
+			log.Warn("remove restored images", "err", err)
 		}
 	}
 }

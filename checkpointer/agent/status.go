@@ -27,6 +27,8 @@ const reportEvery = 5 * time.Second
 type summary struct {
 	status, reported v1alpha1.CheckpointStatus
 	reportedAt       time.Time
+	// verifyAt is when the pod's memory is to be compared with a generation.
+	verifyAt time.Time
 	// newest is the newest durable generation, for whoever asks.
 	newest atomic.Pointer[store.Generation]
 }

@@ -20,6 +20,10 @@ const Folder = "/run/lifeboat"
 // SocketPath is where the checkpointer listens.
 const SocketPath = Folder + "/checkpointer.sock"
 
+// KeeperSocketPath is where the fencer's process takes what must outlive the
+// checkpointer: the memory of restored containers that is still to be filled in.
+const KeeperSocketPath = Folder + "/keeper.sock"
+
 // ContainersFolder has one file for each protected container of this boot,
 // named after its ID with the suffix ".json". The runtime writes it before the
 // container exists, and removes it when the container is deleted. The fencer

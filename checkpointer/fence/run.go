@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -13,7 +14,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages/keeper"
 )
 
 // The node as a privileged pod in its pid namespace sees it.
@@ -42,8 +45,30 @@ func Run(ctx context.Context, config Config, api *rest.Config, log *slog.Logger)
 		log.Warn("the node withholds a privilege: under great load pods may be frozen late", "err", refused)
 	}
 	go serveMetrics(ctx, config.MetricsPort, registry, log)
+	kept := make(chan error, 1)
+	go func() { kept <- keep(ctx, config, log) }()
 	f.run(ctx)
+	if err := <-kept; err != nil {
+		log.Error("nothing was kept for restores", "err", err)
+	}
 	return nil
+}
+
+// keep holds, beside the fence, what must outlive the checkpointer: the handles on
+// memory of restored containers that is still to be filled in. This process is
+// the one on the node that ends last. A container whose memory nobody can fill in
+// any more is killed.
+func keep(ctx context.Context, config Config, log *slog.Logger) error {
+	kill := func(d keeper.Description) error {
+		group, err := cgroup.ForPath(config.CgroupRoot, d.CgroupsPath)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), orderTime)
+		defer cancel()
+		return group.Kill(ctx)
+	}
+	return keeper.NewServer(kill, log).Run(ctx, filepath.Join(config.Folder, filepath.Base(client.KeeperSocketPath)))
 }
 
 // complete fills in the defaults.

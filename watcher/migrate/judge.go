@@ -38,7 +38,8 @@ type Verdict struct {
 // successor: the pod that claimed it, or, while it is not claimed, the pod that
 // takes the moved pod's place; nil when there is none. Judge says Restored only
 // when every container of the pod that claimed the Migration was reported as
-// restored, none of them has been started again since, and the pod is Ready.
+// restored with all of its memory, none of them has been started again since, and
+// the pod is Ready.
 func Judge(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) Verdict {
 	deadline := deletedAt(m).Add(readyDeadline)
 	claim := m.Status.Claim
@@ -71,16 +72,18 @@ func judgeContainers(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) Verd
 			reports[report.Name] = report
 		}
 	}
-	var missing []string
+	var missing, filling []string
 	for _, name := range v1alpha1.LastingContainers(pod) {
 		switch report, ok := reports[name]; {
 		case !ok:
 			missing = append(missing, name)
 		case report.Result != v1alpha1.ResultRestored:
 			return cold(m, report.Reason, fmt.Sprintf("container %s started anew: %s", name, report.Message))
-		case restarts(pod, name) > 0:
+		case restarts(pod, name) > max(restore.Attempts, 1)-1:
 			return cold(m, v1alpha1.ReasonRestoreFailed,
 				fmt.Sprintf("container %s came back from generation %d, but ended and was started anew", name, restore.Generation))
+		case report.Filling:
+			filling = append(filling, name)
 		}
 	}
 	if len(missing) > 0 {
@@ -89,6 +92,9 @@ func judgeContainers(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) Verd
 		}
 		return cold(m, v1alpha1.ReasonNotAsked,
 			fmt.Sprintf("pod %s is Ready, but of container %s nobody asked for the checkpoint", pod.Name, strings.Join(missing, ", ")))
+	}
+	if len(filling) > 0 {
+		return Verdict{} // it answers, but its memory may yet turn out to be damaged
 	}
 	if restore.Generation == 0 || restore.TakenAt == nil {
 		return cold(m, v1alpha1.ReasonNotAsked, "the containers were reported as restored, but from no generation")
