@@ -60,7 +60,7 @@ func BenchmarkSeal(b *testing.B) {
 				if gen.NewBytes > benchBytes/100 {
 					b.Fatalf("%d bytes were stored again", gen.NewBytes)
 				}
-				if err := s.Retain(key, 2); err != nil {
+				if err := s.Retain(key, store.Retention{Count: 2}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -74,7 +74,7 @@ func BenchmarkSeal(b *testing.B) {
 				if _, err := s.Seal(ctx, key, store.Generation{}, staged[i%2], nil); err != nil {
 					b.Fatal(err)
 				}
-				if err := s.Retain(key, 1); err != nil {
+				if err := s.Retain(key, store.Retention{Count: 1}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -53,7 +53,7 @@ func TestPowerCutAtAnyStep(t *testing.T) {
 	promised("seal 1", 1, 1)
 	seal(2, 1)
 	promised("seal 2, retain begins", 2, 2)
-	if err := s.Retain(crashKey, 1); err != nil {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 		t.Fatal(err)
 	}
 	promised("retain", 2, 2)
@@ -172,7 +172,7 @@ func checkAfterCrash(t testing.TB, dir string, keys KeySource, due promise, cont
 	if err := checkContent(t, s, gen.Number, content); err != nil {
 		return err
 	}
-	if err := s.Retain(crashKey, 1); err != nil {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 		return fmt.Errorf("retain after the crash: %w", err)
 	}
 	if err := checkContent(t, s, gen.Number, content); err != nil {

@@ -85,7 +85,7 @@ func BenchmarkSealMemory(b *testing.B) {
 					benchSeal(b, s, func(i int) (int64, []memory.Process) {
 						return latest, residentProcess(freshPages(float64(percent)/100, text, uint64(latest)<<8+uint64(i)))
 					}, func() {
-						if err := s.Retain(benchPod, 2); err != nil {
+						if err := s.Retain(benchPod, store.Retention{Count: 2}); err != nil {
 							b.Fatal(err)
 						}
 						latest++

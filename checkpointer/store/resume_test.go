@@ -201,10 +201,10 @@ func TestStalePartialsGo(t *testing.T) {
 	}
 	t.Run("with a collection", func(t *testing.T) {
 		s := interrupt(t, store.Options{})
-		s.check(s.store.Retain(s.key, 1))
+		s.check(s.store.Retain(s.key, store.Retention{Count: 1}))
 		s.wantPartial(s.half) // the next attempt may be under way
 		age(s)
-		s.check(s.store.Retain(s.key, 1))
+		s.check(s.store.Retain(s.key, store.Retention{Count: 1}))
 		s.wantPartial(0)
 	})
 	t.Run("when the store opens", func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestStalePartialsGo(t *testing.T) {
 		s.check(err)
 		s.check(in.Commit(t.Context()))
 		imp.Close()
-		s.check(s.store.Retain(s.key, 1))
+		s.check(s.store.Retain(s.key, store.Retention{Count: 1}))
 		s.wantPartial(0)
 	})
 }

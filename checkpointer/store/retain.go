@@ -10,11 +10,33 @@ import (
 	"time"
 )
 
-// Retain keeps the pod's n newest whole generations, and removes the others
-// with what only they refer to. Damaged generations are removed too. One that
-// is being read stays until a later Retain.
-func (s *Store) Retain(key Key, n int) error {
-	if err := key.Validate(); err != nil {
+// Retention says which generations of a pod are kept. The newest whole one always
+// is, whatever its age: it is what the pod comes back from.
+type Retention struct {
+	// Count is how many are kept at most: the newest ones. It is at least 1.
+	Count int
+	// Age is how long ago the others may have been taken; 0 means no limit.
+	Age time.Duration
+}
+
+// keeps is whether a generation is kept that is the given number of whole ones
+// older than the newest.
+func (r Retention) keeps(newer int, takenAt, now time.Time) bool {
+	return newer == 0 || newer < r.Count && (r.Age == 0 || now.Sub(takenAt) <= r.Age)
+}
+
+func (r Retention) validate() error {
+	if r.Count < 1 || r.Age < 0 {
+		return fmt.Errorf("%d generations of at most %v: keep at least one, and choose an age above 0, or 0 for any: %w", r.Count, r.Age, fs.ErrInvalid)
+	}
+	return nil
+}
+
+// Retain removes those of the pod's generations that need not be kept, with what
+// only they refer to. Damaged generations are removed too. One that is being read
+// stays until a later Retain.
+func (s *Store) Retain(key Key, retention Retention) error {
+	if err := errors.Join(key.Validate(), retention.validate()); err != nil {
 		return fmt.Errorf("retain: %w", err)
 	}
 	p := s.pod(key)
@@ -22,13 +44,13 @@ func (s *Store) Retain(key Key, n int) error {
 	defer p.writing.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
-	if err := s.retain(ctx, key, n); err != nil {
+	if err := s.retain(ctx, key, retention, time.Now()); err != nil {
 		return fmt.Errorf("retain the newest generations of %s: %w", key, err)
 	}
 	return nil
 }
 
-func (s *Store) retain(ctx context.Context, key Key, n int) error {
+func (s *Store) retain(ctx context.Context, key Key, retention Retention, now time.Time) error {
 	numbers, err := s.numbers(key)
 	if err != nil {
 		return err
@@ -36,12 +58,13 @@ func (s *Store) retain(ctx context.Context, key Key, n int) error {
 	var drop []int64
 	whole := 0
 	for _, number := range numbers {
-		_, err := s.summary(ctx, key, number)
+		m, err := s.summary(ctx, key, number)
 		switch {
-		case err == nil && whole < n:
-			whole++
 		case err == nil:
-			drop = append(drop, number)
+			if !retention.keeps(whole, m.generation.TakenAt, now) {
+				drop = append(drop, number)
+			}
+			whole++
 		case removable(err):
 			drop = append(drop, number)
 		}

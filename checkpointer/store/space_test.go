@@ -11,8 +11,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // stageNoise writes a staged generation of one file that does not compress.
@@ -111,7 +109,7 @@ func TestUsedSurvivesReopening(t *testing.T) {
 	s := openIn(t, dir, Options{})
 	mustSeal(t, s, crashKey, 1, time.Now())
 	mustSeal(t, s, crashKey, 2, time.Now())
-	if err := s.Retain(crashKey, 1); err != nil {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 		t.Fatal(err)
 	}
 	used := s.Used()
@@ -126,18 +124,7 @@ func TestUsedSurvivesReopening(t *testing.T) {
 
 // A real file system that is full is reported as such, and what was there stays.
 func TestDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to mount a small tmpfs")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := smallDisk(t, "size=64k")
 	s := openIn(t, dir, Options{})
 	mustSeal(t, s, crashKey, 1, time.Now())
 	used := s.Used()
@@ -166,7 +153,7 @@ func TestDiskFull(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(dir, "restored.partial")); err == nil {
 		t.Error("half of a generation is left over")
 	}
-	if err := s.Retain(crashKey, 1); err != nil {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 		t.Fatal(err)
 	}
 	mustSeal(t, s, crashKey, 20, time.Now())
@@ -178,7 +165,7 @@ func TestReadersHoldTheirGeneration(t *testing.T) {
 	mustSeal(t, s, crashKey, 1, time.Now())
 	mustSeal(t, s, crashKey, 2, time.Now())
 	release := s.Hold(crashKey, 1)
-	if err := s.Retain(crashKey, 1); err != nil {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Verify(t.Context(), crashKey, 1); err != nil {
@@ -188,7 +175,7 @@ func TestReadersHoldTheirGeneration(t *testing.T) {
 		t.Errorf("want ErrInUse, got %v", err)
 	}
 	release()
-	if err := s.Retain(crashKey, 1); err != nil {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if got := heldNumbers(t, s, crashKey); !slices.Equal(got, []int64{2}) {
@@ -220,11 +207,11 @@ func TestImportHoldsItsSegments(t *testing.T) {
 		_, err := s.disk.size(orphan)
 		return err == nil
 	}
-	if err := s.Retain(crashKey, 1); err != nil || !there() {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil || !there() {
 		t.Errorf("the segment was removed while its import was open (%v)", err)
 	}
 	imp.Close()
-	if err := s.Retain(crashKey, 1); err != nil || there() {
+	if err := s.Retain(crashKey, Retention{Count: 1}); err != nil || there() {
 		t.Errorf("a segment without a manifest was not removed (%v)", err)
 	}
 }
@@ -249,7 +236,7 @@ func TestWornSegmentsGo(t *testing.T) {
 		if _, err := s.Seal(t.Context(), crashKey, Generation{}, staged, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Retain(crashKey, 1); err != nil {
+		if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -288,7 +275,7 @@ func TestConcurrentUse(t *testing.T) {
 				if _, err := s.Seal(ctx, key, Generation{}, staged[i%len(staged)], nil); err != nil {
 					t.Error(err)
 				}
-				if err := s.Retain(key, 2); err != nil {
+				if err := s.Retain(key, Retention{Count: 2}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -85,7 +85,7 @@ func TestWearIsBounded(t *testing.T) {
 				if gen, err = s.Seal(t.Context(), crashKey, Generation{Base: gen.Number}, staged, w.process(resident, stretches)); err != nil {
 					t.Fatal(err)
 				}
-				if err := s.Retain(crashKey, 1); err != nil {
+				if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 					t.Fatal(err)
 				}
 				size, err := s.disk.size(crashKey.path(manifestName(gen.Number)))
@@ -146,7 +146,7 @@ func TestSpaceOfMemoryThatWent(t *testing.T) {
 		if gen, err = s.Seal(t.Context(), crashKey, Generation{Base: gen.Number}, staged, left); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Retain(crashKey, 1); err != nil {
+		if err := s.Retain(crashKey, Retention{Count: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}

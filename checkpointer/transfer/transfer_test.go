@@ -139,7 +139,7 @@ func TestReplicateSendsWhatIsMissing(t *testing.T) {
 		t.Errorf("a generation that was there took %d bytes: %v", sent, err)
 	}
 	// The holder keeps its own number of generations.
-	check(t, b.store.Retain(pod, 1))
+	check(t, b.store.Retain(pod, store.Retention{Count: 1}))
 	b.wantTree(t, 2, 2)
 	if _, err := a.client.Replicate(t.Context(), b.address, pod, 9); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a generation that is nowhere: %v", err)

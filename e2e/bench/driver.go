@@ -61,7 +61,7 @@ func (l *lifeboat) checkpoint(ctx context.Context) (_ *taken, err error) {
 func (l *lifeboat) seal(ctx context.Context, t *taken) (store.Generation, error) {
 	generation := store.Generation{TakenAt: t.at, PodName: l.pod.Name, Containers: []string{containerName}}
 	sealed, err := l.home.store.Seal(ctx, l.key, generation, t.dir, nil)
-	return sealed, errors.Join(err, os.RemoveAll(t.dir), l.home.store.Retain(l.key, 2))
+	return sealed, errors.Join(err, os.RemoveAll(t.dir), l.home.store.Retain(l.key, store.Retention{Count: 2}))
 }
 
 // close ends the pod's checkpoints.

@@ -42,7 +42,7 @@ func wrongKey(t *testing.T, keys *Keys, f Fixture) {
 	}
 	// A key may come back: what was written with it is not thrown away.
 	before := diskUse(t, f.Dir)
-	check(t, s.Retain(pod, 1))
+	check(t, s.Retain(pod, store.Retention{Count: 1}))
 	if after := diskUse(t, f.Dir); after != before {
 		t.Errorf("%d bytes that only lack their key were removed", before-after)
 	}

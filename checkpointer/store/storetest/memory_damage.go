@@ -165,7 +165,7 @@ func memoryHeld(t *testing.T, _ *Keys, f Fixture) {
 	check(t, err)
 	two := exampleMemory(100)
 	sealMemory(t, f.Store, pod, 0, nil, two)
-	check(t, f.Store.Retain(pod, 1))
+	check(t, f.Store.Retain(pod, store.Retention{Count: 1}))
 	var group sync.WaitGroup
 	for range 4 {
 		group.Go(func() {
@@ -179,7 +179,7 @@ func memoryHeld(t *testing.T, _ *Keys, f Fixture) {
 		t.Errorf("a pod that is read was removed: %v", err)
 	}
 	check(t, r.Close())
-	check(t, f.Store.Retain(pod, 1))
+	check(t, f.Store.Retain(pod, store.Retention{Count: 1}))
 	if _, err := f.Store.OpenReader(context.Background(), pod, 1, nil); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("want ErrNotFound, got %v", err)
 	}

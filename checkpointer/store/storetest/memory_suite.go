@@ -63,7 +63,7 @@ func memoryRoundTrip(t *testing.T, _ *Keys, f Fixture) {
 	if len(files) != 3 { // two segments and a manifest
 		t.Errorf("a generation that builds on another lists the files %v", files)
 	}
-	check(t, s.Retain(pod, 1))
+	check(t, s.Retain(pod, store.Retention{Count: 1}))
 	WantMemory(t, s, pod, 2, two)
 }
 
@@ -95,7 +95,7 @@ func memoryModel(t *testing.T, keys *Keys, f Fixture) {
 			held[gen.Number] = now.Clone()
 			base = gen.Number
 			if keep := rapid.IntRange(0, 3).Draw(rt, "keep"); keep > 0 {
-				check(t, f.Store.Retain(key, keep))
+				check(t, f.Store.Retain(key, store.Retention{Count: keep}))
 				for number := range held {
 					if number <= gen.Number-int64(keep) {
 						delete(held, number)
@@ -177,7 +177,7 @@ func memoryBase(t *testing.T, keys *Keys, f Fixture) {
 	keys.Rotate(pod.Namespace)
 	wantNoBase(t, f.Store, pod, gen.Number, two.Processes(two))
 	gen = sealMemory(t, f.Store, pod, 0, nil, two)
-	check(t, f.Store.Retain(pod, 1))
+	check(t, f.Store.Retain(pod, store.Retention{Count: 1}))
 	wantNoBase(t, f.Store, pod, 1, two.Processes(one)) // it has gone
 	WantMemory(t, f.Store, pod, gen.Number, two)
 }

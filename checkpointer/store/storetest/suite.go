@@ -32,7 +32,7 @@ type Store interface {
 	Materialize(ctx context.Context, key store.Key, number int64, dir string) error
 	OpenReader(ctx context.Context, key store.Key, number int64, from store.Segments) (*store.Reader, error)
 	Verify(ctx context.Context, key store.Key, number int64) error
-	Retain(key store.Key, n int) error
+	Retain(key store.Key, retention store.Retention) error
 	Remove(key store.Key) error
 }
 
@@ -155,7 +155,7 @@ func roundTrip(t *testing.T, _ *Keys, f Fixture) {
 		key := store.Key{Namespace: "drawn", PodUID: "pod"}
 		gen := seal(t, s, key, tree)
 		wantTree(t, s, key, gen.Number, tree)
-		check(t, s.Retain(key, 2))
+		check(t, s.Retain(key, store.Retention{Count: 2}))
 	})
 }
 
@@ -276,7 +276,7 @@ func retention(t *testing.T, _ *Keys, f Fixture) {
 		seal(t, f.Store, pod, tree)
 	}
 	before := diskUse(t, f.Dir)
-	check(t, f.Store.Retain(pod, 2))
+	check(t, f.Store.Retain(pod, store.Retention{Count: 2}))
 	list, err := f.Store.List(pod)
 	check(t, err)
 	if len(list) != 2 || list[0].Number != 5 || list[1].Number != 4 {
