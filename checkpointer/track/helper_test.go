@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,10 +19,11 @@ const helperRole = "LIFEBOAT_TRACK_HELPER"
 // roles are what such a process may do. It reads commands from its standard
 // input, a line each, and answers each with a line.
 var roles = map[string]func(){
-	"model":   modelRole,
-	"calls":   callsRole,
-	"threads": threadsRole,
-	"memory":  memoryRole,
+	"model":    modelRole,
+	"calls":    callsRole,
+	"threads":  threadsRole,
+	"memory":   memoryRole,
+	"mappings": mappingsRole,
 }
 
 func TestMain(m *testing.M) {
@@ -60,9 +60,9 @@ type helper struct {
 func startHelper(t testing.TB, role string, args ...string) *helper {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), helperRole+"="+role)
+	cmd.Env = append(os.Environ(), helperRole+"="+role, "GODEBUG=asyncpreemptoff=1") // Go's own signals interrupt system calls
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// It ends with its standard input. (Pdeathsig would end it with the thread that starts it, and tracers' threads end.)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

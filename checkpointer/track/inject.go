@@ -80,7 +80,7 @@ func stopAndTake(ctx context.Context, p *process) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	instruction, err := findSyscall(p.pid)
+	instruction, err := findSyscall(p)
 	if err != nil {
 		return -1, err
 	}
@@ -138,8 +138,8 @@ func seccompOptions(p *process) (int, error) {
 // findSyscall returns the address of an instruction in a process that makes a
 // system call, so that none needs to be written into it: of the vDSO where it
 // has one, else of any program or library in it.
-func findSyscall(pid int) (uint64, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+func findSyscall(p *process) (uint64, error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
 	if err != nil {
 		return 0, ended(err)
 	}
@@ -160,7 +160,7 @@ func findSyscall(pid int) (uint64, error) {
 	for _, span := range candidates {
 		for at := span.Start; at < span.End; at += uint64(len(buf)) {
 			part := memory.Span{Start: at, End: min(span.End, at+uint64(len(buf)))}
-			n, err := readRanges(pid, []memory.Span{part}, buf[:part.Bytes()])
+			n, err := readRanges(p.pid, []memory.Span{part}, buf[:part.Bytes()])
 			if err != nil {
 				break
 			}
@@ -168,6 +168,9 @@ func findSyscall(pid int) (uint64, error) {
 				return at + uint64(i), nil
 			}
 		}
+	}
+	if err := p.alive(); err != nil {
+		return 0, err
 	}
 	return 0, errors.New("no instruction in it makes a system call")
 }

@@ -222,7 +222,7 @@ func (m *model) operate() {
 		done := make(chan byte)
 		go func() {
 			runtime.LockOSThread()
-			heap := make([]byte, 1+m.value)
+			heap := make([]byte, 1+int(m.value))
 			heap[0] = m.value
 			done <- heap[0]
 		}()

@@ -45,14 +45,14 @@ func (p *process) alive() error {
 		return errors.Join(err, ErrEnded)
 	}
 	switch {
-	case status["Kthread"] == "1" || status["State"] == "":
-		return errors.New("it is a thread of the kernel")
 	case strings.HasPrefix(status["State"], "Z") || strings.HasPrefix(status["State"], "X"):
 		return fmt.Errorf("%w, or its first thread has", ErrEnded)
-	case status["VmSize"] == "":
-		return errors.New("it has no memory of its own: it is a thread of the kernel, or about to end")
+	case status["VmSize"] != "":
+		return nil
+	case readStat(p.pid, p.pid).flags&flagKernelThread != 0:
+		return errors.New("it is a thread of the kernel")
 	}
-	return nil
+	return ErrEnded // it is about to
 }
 
 func (p *process) Close() error { return unix.Close(p.pidfd) }
@@ -69,6 +69,41 @@ func (p *process) file(name string, flags int) (*os.File, error) {
 		return nil, err
 	}
 	return file, nil
+}
+
+// Flags of a thread in its stat (include/linux/sched.h).
+const (
+	flagIOWorker     = 0x10     // PF_IO_WORKER
+	flagUserWorker   = 0x4000   // PF_USER_WORKER: a thread that the kernel made for io_uring or vhost
+	flagKernelThread = 0x200000 // PF_KTHREAD
+)
+
+// stat is some of /proc/PID/task/TID/stat. Of a thread that is gone it is empty.
+type stat struct {
+	state string // as "S"
+	flags uint64
+}
+
+func readStat(pid, tid int) stat {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))
+	if err != nil {
+		return stat{}
+	}
+	return parseStat(string(content))
+}
+
+// parseStat reads a line as "12 (name) S 1 12 12 0 -1 4194560 …". The name may hold anything.
+func parseStat(line string) stat {
+	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
+	const state, flags = 0, 6
+	if len(fields) <= flags {
+		return stat{}
+	}
+	bits, err := strconv.ParseUint(fields[flags], 10, 64)
+	if err != nil {
+		return stat{}
+	}
+	return stat{fields[state], bits}
 }
 
 // ended turns what /proc answers for a process that is gone into ErrEnded.

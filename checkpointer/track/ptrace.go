@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"time"
 	"unsafe"
 
@@ -22,8 +21,6 @@ const (
 	ptraceSyscallStop   = unix.SIGTRAP | 0x80
 	noteRegisters       = 1 // NT_PRSTATUS
 	stopTime            = 2 * time.Second
-	flagUserWorker      = 0x4000 // PF_USER_WORKER: a thread that the kernel made for io_uring or vhost
-	flagIOWorker        = 0x10   // PF_IO_WORKER
 	sigmaskBytes        = 8
 	allSignals          = ^uint64(0)
 	yieldsBeforeWaiting = 500
@@ -140,40 +137,16 @@ func (s *stopped) refused(err error) error {
 	if err := s.process.alive(); err != nil {
 		return err
 	}
-	if tracer := status["TracerPid"]; tracer != "0" {
-		return fmt.Errorf("%w: process %s traces it already, as debuggers do: end that first", err, tracer)
+	if thread := status["TracerPid"]; thread != "0" {
+		return fmt.Errorf("%w: thread %s of another process traces it already, as debuggers do: end that first", err, thread)
 	}
 	return fmt.Errorf("trace it: %w", err)
 }
 
-// unstoppable is whether a thread is one that the kernel made to do a process's input and output, or is ending.
+// unstoppable is whether a thread is ending, or is one that the kernel made to do a process's input and output.
 func unstoppable(pid, tid int) bool {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, tid))
-	if err != nil {
-		return true
-	}
-	stat := parseStat(string(content))
-	return stat.state == "Z" || stat.state == "X" || stat.flags&(flagUserWorker|flagIOWorker) != 0
-}
-
-// stat is some of /proc/PID/task/TID/stat.
-type stat struct {
-	state string // as "S"
-	flags uint64
-}
-
-// parseStat reads a line as "12 (name) S 1 12 12 0 -1 4194560 …". The name may hold anything.
-func parseStat(line string) stat {
-	fields := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
-	const state, flags = 0, 6
-	if len(fields) <= flags {
-		return stat{}
-	}
-	bits, err := strconv.ParseUint(fields[flags], 10, 64)
-	if err != nil {
-		return stat{}
-	}
-	return stat{fields[state], bits}
+	stat := readStat(pid, tid)
+	return stat.state == "" || stat.state == "Z" || stat.state == "X" || stat.flags&(flagUserWorker|flagIOWorker) != 0
 }
 
 // wait waits until a thread that was told to has stopped.

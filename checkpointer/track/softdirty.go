@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
@@ -144,11 +145,8 @@ func isStill(pid int) bool {
 		return false
 	}
 	for _, entry := range entries {
-		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, entry.Name()))
-		if err != nil {
-			return false
-		}
-		if state := parseStat(string(content)).state; state != "T" && state != "t" {
+		tid, err := strconv.Atoi(entry.Name())
+		if state := readStat(pid, tid).state; err != nil || state != "T" && state != "t" {
 			return false
 		}
 	}

@@ -1,5 +1,0 @@
-package track
-
-func callsRole()   {}
-func threadsRole() {}
-func memoryRole()  {}
