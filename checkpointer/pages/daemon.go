@@ -135,7 +135,9 @@ func (d *Daemon) serve(s *space, userfaultfd int, note func(number uint32) recor
 		return fmt.Errorf("serve process %d: %w", s.pid, err)
 	}
 	unix.CloseOnExec(userfaultfd)
+	s.mu.Lock() // a shared chunk may be on its way here
 	s.fd, s.stop = userfaultfd, stop
+	s.mu.Unlock()
 	d.mu.Lock()
 	s.number = len(d.spaces)
 	d.spaces = append(d.spaces, s)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
@@ -119,6 +121,31 @@ func waitFor(t *testing.T, d *Daemon) error {
 	}
 }
 
+// runGuest runs a guest to its end, or kills it when its daemon fails.
+func runGuests(t *testing.T, d *Daemon, plan guestPlan) {
+	t.Helper()
+	guest, out := startGuest(t, plan)
+	if err := guest.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		if d.Wait() != nil {
+			unix.Kill(-guest.Process.Pid, unix.SIGKILL)
+		}
+	}()
+	timer := time.AfterFunc(time.Minute, func() { unix.Kill(-guest.Process.Pid, unix.SIGKILL) })
+	defer timer.Stop()
+	if err := guest.Wait(); err != nil {
+		t.Errorf("guest: %v\n%s", err, out)
+	}
+	if err := waitFor(t, d); err != nil {
+		t.Error(err)
+	}
+	if stats := d.Stats(); stats.MissingBytes != 0 && !t.Failed() {
+		t.Errorf("%d bytes are missing", stats.MissingBytes)
+	}
+}
+
 func TestMemoryIsRight(t *testing.T) {
 	tests := map[string]struct {
 		plan  guestPlan
@@ -140,17 +167,8 @@ func TestMemoryIsRight(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Stop()
-			guest, out := startGuest(t, plan)
-			if err := guest.Run(); err != nil {
-				t.Errorf("guest: %v\n%s", err, out)
-			}
-			if err := waitFor(t, d); err != nil {
-				t.Error(err)
-			}
+			runGuests(t, d, plan)
 			stats := d.Stats()
-			if stats.MissingBytes != 0 {
-				t.Errorf("%d bytes are missing", stats.MissingBytes)
-			}
 			t.Logf("%+v; mean latency %v", stats, stats.FaultTime/time.Duration(max(stats.Faults, 1)))
 		})
 	}
@@ -201,13 +219,7 @@ func TestFailures(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Stop()
-		guest, out := startGuest(t, plan)
-		if err := guest.Run(); err != nil {
-			t.Errorf("guest: %v\n%s", err, out)
-		}
-		if err := waitFor(t, d); err != nil {
-			t.Error(err)
-		}
+		runGuests(t, d, plan)
 	})
 	t.Run("process without memory of its own", func(t *testing.T) {
 		plan := guestPlan{Folder: t.TempDir(), Processes: 1, Threads: 1, Pages: 64, Ops: 1}
@@ -256,4 +268,3 @@ func TestFailures(t *testing.T) {
 		}
 	})
 }
-

@@ -73,7 +73,7 @@ func (d *Daemon) setback(s *space, err error, waited *patience) error {
 // ENOMEM is no failure yet.
 func (d *Daemon) put(p *piece, data []byte, mask uint64) (filled int64, err error) {
 	s := p.space
-	if s.closed {
+	if s.closed || s.fd < 0 { // it has all, or has not been handed over yet
 		return 0, nil
 	}
 	restored := d.restored.Load() // before anything is tried

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -468,5 +469,6 @@ func startGuest(t *testing.T, plan guestPlan) (*exec.Cmd, *strings.Builder) {
 	cmd.Env = append(os.Environ(), roleVariable+"=guest", "LIFEBOAT_PAGES_PLAN="+string(raw))
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd, &out
 }
