@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
@@ -89,6 +91,15 @@ type Kept struct {
 	// a userfaultfd is the one that it was added with; -1 is one that was not.
 	State        int
 	Userfaultfds []int
+}
+
+// Close closes what Resume has not taken over. The container must be dead.
+func (k Kept) Close() {
+	for _, fd := range append([]int{k.State}, k.Userfaultfds...) {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // Errors of Wait and Resume.

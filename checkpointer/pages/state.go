@@ -3,6 +3,7 @@ package pages
 import (
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -16,7 +17,8 @@ import (
 //
 //	0   magic
 //	8   version
-//	12  busy: how many are reading events; see Busy
+//	12  busy: how many are reading events: one that is read, and not
+//	    applied and noted yet, is lost with the process
 //	16  restored: 1 when all processes are
 //	20  full: 1 when records were lost for want of space
 //	24  fingerprint of the source's chunks
@@ -131,14 +133,17 @@ func (s *state) fingerprint() uint64      { return s.word64(24).Load() }
 func (s *state) chunks() uint64           { return s.word64(32).Load() }
 func (s *state) length() uint64           { return s.word64(40).Load() }
 
-// Busy reads from a daemon's state whether an event may be lost if the daemon is
-// no more: it died after it had read one and before that was applied and noted.
-func Busy(fd int) (bool, error) {
-	var word [4]byte
-	if n, err := unix.Pread(fd, word[:], busyOffset); err != nil || n != len(word) {
-		return false, fmt.Errorf("read the shared state: %d bytes, %w", n, err)
+// Resumable reads from a dead daemon's state whether another one can go on. It
+// cannot where the daemon died between reading what a process did to its memory
+// and having noted it, or before all processes were restored.
+func Resumable(state int) (bool, error) {
+	var words [3]uint32
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(&words)), unsafe.Sizeof(words))
+	if n, err := unix.Pread(state, raw, busyOffset); err != nil || n != len(raw) {
+		return false, fmt.Errorf("read the shared state: %d bytes: %w", n, errors.Join(err, io.ErrUnexpectedEOF))
 	}
-	return word != [4]byte{}, nil
+	busy, restored, full := words[0], words[1], words[2]
+	return busy == 0 && restored == 1 && full == 0, nil
 }
 
 // note appends a record. It counts once it is whole.

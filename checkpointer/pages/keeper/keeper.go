@@ -1,14 +1,20 @@
 // Package keeper holds the userfaultfds of page daemons in another process of
 // the node, so that the end of a daemon's process makes faults wait instead of
 // turning the missing pages into zeros.
+//
+// A daemon connects, and brings its state and each userfaultfd. When its
+// connection ends, the keeper looks at the state: where another daemon cannot go
+// on, it kills the container at once; else it holds everything until the next
+// one takes it over. When the keeper itself ends in an orderly way, it first
+// kills the containers that have no daemon. Those that have one lose nothing but
+// the keeper, and their daemons come back when there is one again.
+//
+// When the keeper dies together with all daemons, the node's kernel closes
+// everything, and pages that are missing turn into zeros: run the keeper in a
+// process that outlives the agent, and stop the containers before it.
 package keeper
 
-import (
-	"context"
-	"log/slog"
-
-	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
-)
+import "errors"
 
 // Description says to whom kept userfaultfds belong. It is kept as it is.
 type Description struct {
@@ -17,51 +23,46 @@ type Description struct {
 	// CgroupsPath is the container's cgroup, as its configuration names it: what
 	// is killed if its memory can no longer be filled in.
 	CgroupsPath string `json:"cgroupsPath"`
-	// Data is whatever the daemon's owner needs to go on.
+	// Data is whatever the daemon's owner needs to go on, up to 64 KiB.
 	Data []byte `json:"data,omitempty"`
 }
 
-// Server is the keeper.
-type Server struct{}
+// Limits of what one may ask for.
+const (
+	maxData         = 64 << 10
+	maxMessage      = 128 << 10
+	maxRestores     = 1024
+	maxProcesses    = 1 << 16
+	descriptorsEach = 100 // of a message; the kernel's limit is 253
+)
 
-// NewServer makes a keeper. Kill kills the container of a description, and
-// returns when none of its processes is left; it is called before userfaultfds
-// are let go that nobody else holds while memory is missing.
-func NewServer(kill func(Description) error, log *slog.Logger) *Server { panic("not yet") }
+// The requests. One packet has one request, or one answer.
+const (
+	opKeep   = "keep"   // a state: begin anew
+	opAdd    = "add"    // a userfaultfd
+	opRemove = "remove" // one that is no longer needed
+	opDrop   = "drop"   // everything of one restore
+	opList   = "list"   // what has no daemon
+	opTake   = "take"   // become the daemon of one restore
+)
 
-// Run serves at the UNIX socket path until ctx ends. Then, whatever is kept and
-// has no living daemon is killed.
-func (s *Server) Run(ctx context.Context, path string) error { panic("not yet") }
+type request struct {
+	Op          string       `json:"op"`
+	Description *Description `json:"description,omitempty"`
+	ID          string       `json:"id,omitempty"`
+	Index       int          `json:"index,omitempty"`
+}
 
-// Client is a page daemon's connection to the keeper. It is a pages.Keeper.
-type Client struct{}
+type answer struct {
+	Error        string        `json:"error,omitempty"`
+	Descriptions []Description `json:"descriptions,omitempty"`
+	// Indices are those of the userfaultfds that come in the packets that follow.
+	// The state comes with the answer itself.
+	Indices []int `json:"indices,omitempty"`
+}
 
-// Dial connects to the keeper for a restore.
-func Dial(path string, description Description) (*Client, error) { panic("not yet") }
-
-// List returns what a keeper holds for daemons that have died.
-func List(path string) ([]Description, error) { panic("not yet") }
-
-// Take takes over what the keeper holds of one restore. The client is for
-// the options of pages.Resume.
-func Take(path, id string) (*Client, pages.Kept, error) { panic("not yet") }
-
-// Keep implements pages.Keeper.
-func (c *Client) Keep(state int) error { panic("not yet") }
-
-// Add implements pages.Keeper.
-func (c *Client) Add(index, userfaultfd int) error { panic("not yet") }
-
-// Remove implements pages.Keeper.
-func (c *Client) Remove(index int) error { panic("not yet") }
-
-// Lost implements pages.Keeper.
-func (c *Client) Lost() bool { panic("not yet") }
-
-// Drop implements pages.Keeper.
-func (c *Client) Drop() error { panic("not yet") }
-
-// Close ends the connection. What was not dropped is kept for Take.
-func (c *Client) Close() error { panic("not yet") }
-
-var _ pages.Keeper = (*Client)(nil)
+var (
+	errNotDaemon = errors.New("keep or take a restore first")
+	errUnknown   = errors.New("nothing is kept under that ID")
+	errOwned     = errors.New("its daemon lives")
+)
