@@ -13,7 +13,11 @@ import (
 
 // Areas returns the private anonymous memory of a process that CRIU can leave
 // out of a lazy dump: heap, stacks and anonymous private mappings that are
-// neither locked, nor made of huge pages of hugetlbfs, nor droppable.
+// neither locked nor made of huge pages of hugetlbfs.
+//
+// Droppable mappings (MAP_DROPPABLE, Linux 6.11) are among them, although CRIU
+// has those in its own images: they are small, and to tell them apart takes
+// smaps, for which the kernel walks all pages of the process.
 func Areas(pid int) (memory.Set, error) {
 	areas, err := areasOf(pid)
 	if err != nil {
@@ -23,15 +27,28 @@ func Areas(pid int) (memory.Set, error) {
 }
 
 func areasOf(pid int) (memory.Set, error) {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
+	status, err := readStatus(pid)
+	if err != nil {
+		return nil, err
+	}
+	name := "maps"
+	if locked := status["VmLck"]; locked != "0 kB" {
+		name = "smaps" // which areas are locked is in there alone
+	}
+	file, err := os.Open(fmt.Sprintf("/proc/%d/%s", pid, name))
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return parseAreas(file)
+	areas, err := parseAreas(file)
+	if err == nil && len(areas) == 0 && status["VmLck"] == "" {
+		return nil, ErrEnded // and its memory is gone already
+	}
+	return areas, err
 }
 
-// parseAreas picks the areas out of the content of /proc/PID/smaps.
+// parseAreas picks the areas out of the content of /proc/PID/smaps, or of
+// /proc/PID/maps when none is locked.
 func parseAreas(content io.Reader) (memory.Set, error) {
 	all, err := readMap(content)
 	if err != nil {

@@ -17,11 +17,12 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
-// errBusy is when a thread was stopped where nothing may be called.
-var errBusy = errors.New("it is always stopped inside a restartable sequence")
+// errBusy is when nothing can be called for a process at this moment: a thread was
+// stopped inside a restartable sequence, or its program is being replaced.
+var errBusy = errors.New("no system call can be made for it")
 
-// busyTries is how often a process is stopped anew after errBusy. A restartable
-// sequence is a handful of instructions.
+// busyTries is how often a process is stopped anew after errBusy, which mostly is
+// over within microseconds.
 const busyTries = 100
 
 // graceTime is how long a process that is being put back in order is waited for.
@@ -172,7 +173,7 @@ func findSyscall(p *process) (uint64, error) {
 	if err := p.alive(); err != nil {
 		return 0, err
 	}
-	return 0, errors.New("no instruction in it makes a system call")
+	return 0, fmt.Errorf("%w: its program has no instruction for one", errBusy)
 }
 
 // indexInstruction finds the instruction in code that begins at a page. What
@@ -202,7 +203,7 @@ func (c *caller) begin() error {
 	code := make([]byte, len(syscallInstruction))
 	span := memory.Span{Start: c.instruction, End: c.instruction + uint64(len(code))}
 	if n, err := readRanges(c.tid, []memory.Span{span}, code); err != nil || !bytes.Equal(code[:n], syscallInstruction) {
-		return fmt.Errorf("%w: its program has changed", errBusy)
+		return fmt.Errorf("%w: its program is another one now", errBusy)
 	}
 	var err error
 	if c.registers, err = getRegisters(c.tid); err != nil {
@@ -248,7 +249,7 @@ func (c *caller) callable() error {
 		return err
 	}
 	if start, length := sequence[1], sequence[2]; c.registers.programCounter()-start < length {
-		return errBusy
+		return fmt.Errorf("%w: it is inside a restartable sequence (rseq)", errBusy)
 	}
 	return nil
 }
