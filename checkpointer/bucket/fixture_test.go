@@ -29,6 +29,12 @@ func newNode(t testing.TB, config Config, keys *storetest.Keys, segmentBytes int
 	return &node{own, newBucket(t, config, own), keys}
 }
 
+// again is the node after its process has begun anew: it knows nothing of the bucket.
+func (n *node) again(t testing.TB) *node {
+	t.Helper()
+	return &node{n.Store, newBucket(t, n.config, n.Store), n.keys}
+}
+
 // noise is staged files that do not compress: one of some pages for each seed.
 func noise(pages int, seeds ...uint64) storetest.Tree {
 	tree := storetest.Tree{}

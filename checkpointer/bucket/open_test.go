@@ -182,7 +182,7 @@ func TestServerThatStopsAnswering(t *testing.T) {
 		}
 	}
 	check(t, server.Continue())
-	n = &node{n.Store, newBucket(t, n.config, n.Store), n.keys}
+	n = n.again(t)
 	_, err := n.Replicate(t.Context(), testPod, gen.Number)
 	check(t, err)
 	n.wantFetched(t, gen.Number, noise(4096, 2))

@@ -86,7 +86,7 @@ func TestRetainLeavesWhatMayBeReferredTo(t *testing.T) {
 
 	n.keys.Forget(testPod.Namespace) // the key may come back
 	n.impatient()
-	blind := &node{n.Store, newBucket(t, n.config, n.Store), n.keys}
+	blind := n.again(t)
 	blind.impatient()
 	before := len(n.objects(t, ""))
 	check(t, blind.Bucket.Retain(t.Context(), testPod, 1))
@@ -102,7 +102,7 @@ func TestRetainRemovesWhatIsDamaged(t *testing.T) {
 		n.copied(t, noise(20, seed))
 	}
 	alter(t, server.File(bucketName, n.object(testPod, store.ManifestName(3))))
-	again := &node{n.Store, newBucket(t, n.config, n.Store), n.keys}
+	again := n.again(t)
 	check(t, again.Bucket.Retain(t.Context(), testPod, 1))
 	again.wantHeld(t, 2)
 	n.wantFetched(t, 2, noise(20, 1))

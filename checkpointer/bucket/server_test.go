@@ -26,24 +26,21 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if shared.dir, shared.err = os.MkdirTemp("", "bucket-test-"); shared.err != nil {
+		fmt.Fprintln(os.Stderr, shared.err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if shared.server != nil {
 		shared.server.Stop()
 	}
-	if shared.dir != "" {
-		os.RemoveAll(shared.dir)
-	}
+	os.RemoveAll(shared.dir)
 	os.Exit(code)
 }
 
 func sharedServer(t testing.TB) *objectstore.Server {
 	t.Helper()
-	shared.once.Do(func() {
-		if shared.dir, shared.err = os.MkdirTemp("", "bucket-test-"); shared.err != nil {
-			return
-		}
-		shared.server, shared.err = start(t, objectstore.Options{Dir: shared.dir})
-	})
+	shared.once.Do(func() { shared.server, shared.err = start(t, objectstore.Options{Dir: shared.dir}) })
 	check(t, shared.err)
 	return shared.server
 }
@@ -54,7 +51,8 @@ func start(t testing.TB, options objectstore.Options) (*objectstore.Server, erro
 	if err != nil || options.Address != "" || options.Certificate != "" {
 		return server, err // one that was there before has its bucket
 	}
-	return server, server.MakeBucket(t.Context(), bucketName)
+	err = server.MakeBucket(t.Context(), bucketName)
+	return server, err
 }
 
 // ownServer starts a server for one test. A test may stop it, and start it again at the same place.

@@ -136,8 +136,7 @@ func TestDamagedManifestIsReplaced(t *testing.T) {
 		t.Errorf("a damaged manifest: %v", err)
 	}
 	// This process has not read it since.
-	again := &node{n.Store, newBucket(t, n.config, n.Store), n.keys}
-	if _, err := again.Replicate(t.Context(), testPod, 1); err != nil {
+	if _, err := n.again(t).Replicate(t.Context(), testPod, 1); err != nil {
 		t.Fatal(err)
 	}
 	n.wantFetched(t, 1, noise(2, 1))

@@ -210,4 +210,3 @@ func freeAddress(ctx context.Context) (string, error) {
 	defer listener.Close()
 	return listener.Addr().String(), nil
 }
-
