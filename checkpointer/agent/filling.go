@@ -77,7 +77,7 @@ func (a *Agent) keep(r *restore, c client.Container) (*keeper.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keeper.Dial(client.KeeperSocketPath, keeper.Description{ID: c.ID, CgroupsPath: cgroupsPath, Data: data})
+	return keeper.NewClient(client.KeeperSocketPath, keeper.Description{ID: c.ID, CgroupsPath: cgroupsPath, Data: data}), nil
 }
 
 // registeredCgroup is the cgroup of a container as the runtime has noted it.
@@ -203,7 +203,7 @@ func (a *Agent) resume(ctx context.Context, description keeper.Description) (err
 		if err != nil {
 			// In this order: else processes would see zeros where their memory is missing.
 			err = errors.Join(err, a.killContainer(ctx, was.Container.ID), kept.Drop())
-			f.leave()
+			state.Close()
 		}
 	}()
 	o := &opened{log: a.log, key: was.Key, number: was.Generation, store: a.store}
