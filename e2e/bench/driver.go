@@ -10,10 +10,17 @@ import (
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 )
 
 // This file is all that knows how Lifeboat checkpoints and restores.
+
+// kept is which generations a store keeps.
+var kept = store.Retention{Count: 2}
 
 // lifeboat checkpoints one pod, generation after generation, into a peer's store.
 type lifeboat struct {
@@ -26,14 +33,18 @@ type lifeboat struct {
 // taken is a checkpoint before it is sealed.
 type taken struct {
 	dir    string
-	at     time.Time
+	dump   *criu.Dump
 	pause  time.Duration
 	phases []phase // of the pause
 }
 
 // newEngine returns the engine, and how it finds out what was written.
-func newEngine(log *slog.Logger) (engine *criu.Engine, tracking string, err error) {
-	return criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, log), "none", nil
+func newEngine(log *slog.Logger) (*criu.Engine, string, error) {
+	method, err := track.Probe()
+	if err != nil {
+		return nil, "", err
+	}
+	return criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, criu.Options{Tracking: method}, log), string(method), nil
 }
 
 // protect begins to checkpoint a pod.
@@ -42,79 +53,104 @@ func protect(engine *criu.Engine, home *peer, pod criu.PodTarget) *lifeboat {
 }
 
 // checkpoint pauses the pod, and takes what is needed to make a generation.
-func (l *lifeboat) checkpoint(ctx context.Context) (_ *taken, err error) {
+func (l *lifeboat) checkpoint(ctx context.Context) (*taken, error) {
 	if err := os.MkdirAll(stagedFolder, 0o700); err != nil {
 		return nil, err
 	}
-	dump, err := l.engine.Checkpoint(ctx, l.pod, stagedFolder)
+	dump, err := l.engine.Checkpoint(ctx, l.pod, stagedFolder, false)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(stagedFolder))
 	}
-	t := &taken{dir: stagedFolder, at: dump.TakenAt, pause: dump.Pause}
-	for _, c := range dump.Containers {
-		t.phases = append(t.phases, phase{"frozen by CRIU", c.Frozen})
-	}
-	return t, nil
+	p := dump.Phases
+	return &taken{dir: stagedFolder, dump: dump, pause: dump.Pause, phases: []phase{
+		{"freeze", p.Freeze}, {"images", p.Images}, {"memory", p.Memory}, {"files", p.Files}, {"thaw", p.Thaw},
+	}}, nil
 }
 
 // seal makes a generation of what was taken, and keeps the newest two.
 func (l *lifeboat) seal(ctx context.Context, t *taken) (store.Generation, error) {
-	generation := store.Generation{TakenAt: t.at, PodName: l.pod.Name, Containers: []string{containerName}}
-	sealed, err := l.home.store.Seal(ctx, l.key, generation, t.dir, nil)
-	return sealed, errors.Join(err, os.RemoveAll(t.dir), l.home.store.Retain(l.key, store.Retention{Count: 2}))
+	defer t.dump.Close()
+	generation := store.Generation{TakenAt: t.dump.TakenAt, PodName: l.pod.Name, Containers: []string{containerName}, Base: t.dump.Base}
+	sealed, err := l.home.store.Seal(ctx, l.key, generation, t.dir, t.dump.Memory)
+	if err == nil {
+		t.dump.Sealed(sealed.Number)
+	}
+	return sealed, errors.Join(err, os.RemoveAll(t.dir), l.home.store.Retain(l.key, kept))
 }
 
 // close ends the pod's checkpoints.
-func (l *lifeboat) close() error { return l.home.store.Remove(l.key) }
-
-// restoreAnnotations are what a container to be restored needs of its configuration.
-func restoreAnnotations() (map[string]string, error) {
-	file := filepath.Join(workFolder, "restore.conf")
-	if err := os.MkdirAll(workFolder, 0o700); err != nil {
-		return nil, err
-	}
-	return map[string]string{"org.criu.config": file}, criu.WriteRestoreConfig(file)
+func (l *lifeboat) close() error {
+	l.engine.Forget(l.pod.UID)
+	return l.home.store.Remove(l.key)
 }
 
 // restored is a container that runs again while its memory is being filled in.
 type restored struct {
-	lazy  *criu.LazyPages
-	from  time.Time
-	bytes int64
+	reader *store.Reader
+	daemon *pages.Daemon
+	clean  func() error
 }
+
+// containerMemory is a pages.Source: the memory of the one container.
+type containerMemory struct{ *store.Reader }
+
+func (m containerMemory) Chunks() []memory.Chunk { return m.Memory(containerName) }
 
 // restore brings a pod's generation back in a container, at a peer: from its own
 // store, or, when holder is not nil, from that peer's.
-func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key store.Key, number int64, s *subject) (*restored, error) {
+func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key store.Key, number int64, s *subject) (_ *restored, err error) {
+	var from store.Segments
 	if holder != nil {
-		if err := at.client.Fetch(ctx, holder.address, key, number); err != nil {
+		if from, err = at.client.Holder(holder.name, holder.address).Segments(ctx, key, number); err != nil {
 			return nil, err
 		}
 	}
-	if err := at.store.Materialize(ctx, key, number, stagedFolder); err != nil {
+	reader, err := at.store.OpenReader(ctx, key, number, from)
+	if err != nil {
+		if from != nil {
+			err = errors.Join(err, from.Close())
+		}
 		return nil, err
 	}
 	c := s.container
+	r := &restored{reader: reader, clean: func() error {
+		return errors.Join(engine.CleanRestore(stagedFolder, c.Name), os.RemoveAll(stagedFolder), reader.Close())
+	}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.clean())
+		}
+	}()
+	if err := reader.Materialize(ctx, stagedFolder); err != nil {
+		return nil, err
+	}
 	if err := engine.ApplyFiles(ctx, stagedFolder, c.Name, filepath.Join(c.Bundle, "rootfs"), s.pod.EmptyDirs, s.pod.Shm); err != nil {
 		return nil, err
 	}
-	images := filepath.Join(stagedFolder, c.Name, criu.ImagesDir)
-	lazy, err := engine.StartLazyPages(ctx, images, workFolder)
-	if err != nil {
+	config := filepath.Join(workFolder, "restore.conf")
+	if err := engine.PrepareRestore(ctx, stagedFolder, c.Name, config); err != nil {
 		return nil, err
 	}
-	err = c.Runtime("runc", "restore", "--detach", "--bundle", c.Bundle, "--pid-file", c.PidFile(), "--image-path", images,
-		"--work-path", workFolder, "--lazy-pages", "--manage-cgroups-mode", "ignore", c.ID)
+	if err := attempt(func(t nodetest.T) { c.SetCRIUConfig(t, config) }); err != nil {
+		return nil, err
+	}
+	// Not with ctx: it ends with the first answer.
+	if r.daemon, err = pages.Start(context.WithoutCancel(ctx), workFolder, containerMemory{reader}, pages.Options{}); err != nil {
+		return nil, err
+	}
+	err = c.Runtime("runc", "restore", "--detach", "--bundle", c.Bundle, "--pid-file", c.PidFile(), "--image-path",
+		filepath.Join(stagedFolder, c.Name, criu.ImagesDir), "--work-path", workFolder, "--lazy-pages", "--manage-cgroups-mode", "ignore", c.ID)
 	if err != nil {
-		lazy.Stop()
+		r.daemon.Stop()
 		return nil, fmt.Errorf("%w: %s", err, lastErrors(filepath.Join(workFolder, "restore.log")))
 	}
-	return &restored{lazy: lazy, from: time.Now(), bytes: s.Bytes}, nil
+	return r, nil
 }
 
 // drained waits until all memory is filled in, and returns how many bytes that was,
 // and how long it took from the restore on.
 func (r *restored) drained() (bytes int64, took time.Duration, err error) {
-	err = r.lazy.Wait()
-	return r.bytes, time.Since(r.from), errors.Join(err, os.RemoveAll(stagedFolder))
+	err = r.daemon.Wait()
+	stats := r.daemon.Stats()
+	return stats.FaultBytes + stats.DrainedBytes, stats.Done.Sub(stats.Restored), errors.Join(err, r.clean())
 }

@@ -82,7 +82,7 @@ func (r *rig) oneGeneration(ctx context.Context, at row, l *lifeboat, holder *pe
 	if err != nil {
 		return err
 	}
-	if err := holder.store.Retain(l.key, store.Retention{Count: 2}); err != nil {
+	if err := holder.store.Retain(l.key, kept); err != nil {
 		return err
 	}
 	r.sample(at, ours, processor, run, (after - before).Seconds())

@@ -159,7 +159,7 @@ func meminfo(name string) (int64, error) {
 // started makes a workload's container, and starts it.
 func (r *rig) started(ctx context.Context, w workload) (*subject, error) {
 	r.progress("%s: filling memory", w)
-	s, err := newSubject(w, nil)
+	s, err := newSubject(w)
 	if err != nil {
 		return nil, err
 	}

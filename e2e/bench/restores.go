@@ -90,13 +90,7 @@ func (r *rig) source(ctx context.Context, at row, home *peer) (_ *source, err er
 func (r *rig) oneRestore(ctx context.Context, at row, from *source, by side, run int) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTime)
 	defer cancel()
-	var annotations map[string]string
-	if by != stock {
-		if annotations, err = restoreAnnotations(); err != nil {
-			return err
-		}
-	}
-	s, err := newSubject(at.workload, annotations)
+	s, err := newSubject(at.workload)
 	if err != nil {
 		return err
 	}

@@ -80,10 +80,10 @@ func (a *attempted) Fatalf(format string, args ...any) {
 var made int
 
 // newSubject readies a pod with the container for a workload, which does not run yet.
-func newSubject(w workload, annotations map[string]string) (*subject, error) {
+func newSubject(w workload) (*subject, error) {
 	made++
 	s := &subject{workload: w, versions: map[uint64]uint64{}}
-	spec := nodetest.Spec{Annotations: annotations, Files: map[string]string{fillerProgram: filepath.Join(nodetest.Disk, fillerFile)}}
+	spec := nodetest.Spec{Files: map[string]string{fillerProgram: filepath.Join(nodetest.Disk, fillerFile)}}
 	if w.Redis {
 		spec.Command = append([]string{fillerProgram, "beside"}, redisCommand...)
 	} else {

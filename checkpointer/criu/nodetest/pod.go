@@ -238,7 +238,7 @@ func (c *Container) config(spec Spec, files string) object {
 }
 
 // SetCRIUConfig has runc run CRIU with a configuration file.
-func (c *Container) SetCRIUConfig(t *testing.T, config string) {
+func (c *Container) SetCRIUConfig(t T, config string) {
 	t.Helper()
 	file := filepath.Join(c.Bundle, "config.json")
 	raw, err := os.ReadFile(file)
