@@ -18,6 +18,8 @@ type disk struct {
 	root *os.Root
 	// before is called ahead of each step when it is set; its error is the step's.
 	before func(step) error
+	// readOnly refuses every step.
+	readOnly bool
 }
 
 // step is one change, or one request to make changes last.
@@ -41,6 +43,9 @@ const (
 )
 
 func (d *disk) announce(s step) error {
+	if d.readOnly {
+		return ErrReadOnly
+	}
 	if d.before == nil {
 		return nil
 	}

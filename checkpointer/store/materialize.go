@@ -72,7 +72,7 @@ func (s *Store) Verify(ctx context.Context, key Key, number int64) error {
 		return fmt.Errorf("verify: %w", err)
 	}
 	defer r.Close()
-	if err := r.verify(ctx); err != nil {
+	if err := r.verify(ctx, &verification{read: map[fileID][]uint64{}}); err != nil {
 		return fmt.Errorf("verify generation %d of %s: %w", number, key, err)
 	}
 	return nil

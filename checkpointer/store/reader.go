@@ -185,26 +185,48 @@ func (r *Reader) Read(ctx context.Context, chunks []int, visit func(id int, data
 	return nil
 }
 
-// verify reads every chunk, and compares each with its hash.
-func (r *Reader) verify(ctx context.Context) error {
+// checkAtOnce is how many chunks are verified at once.
+const checkAtOnce = readSize / chunkSize
+
+// verify reads every chunk that was not found whole yet, and compares it with its hash.
+func (r *Reader) verify(ctx context.Context, v *verification) error {
 	for i := range r.segments {
 		if _, _, err := r.open(&r.segments[i]); err != nil {
 			return err
 		}
 	}
+	id := func(number int32) fileID { return r.segments[r.manifest.chunks[number].segment].id }
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(r.store.options.Workers)
-	const atOnce = 4 * readSize / chunkSize
-	for start := 0; start < len(r.manifest.chunks); start += atOnce {
-		numbers := make([]int32, 0, atOnce)
-		for i := start; i < min(start+atOnce, len(r.manifest.chunks)); i++ {
-			numbers = append(numbers, int32(i))
+	var numbers []int32
+	bytes := 0
+	check := func() error {
+		batch := numbers
+		if err := v.wait(ctx, bytes); err != nil {
+			return err
 		}
 		group.Go(func() error {
-			return r.readSorted(ctx, numbers, func(int32, []byte) error { return nil })
+			return r.readSorted(ctx, batch, func(number int32, _ []byte) error {
+				v.add(id(number), r.manifest.chunks[number].index)
+				return nil
+			})
 		})
+		numbers, bytes = nil, 0
+		return nil
 	}
-	return group.Wait()
+	for i, c := range r.manifest.chunks {
+		if v.has(id(int32(i)), c.index) {
+			continue
+		}
+		numbers = append(numbers, int32(i))
+		if bytes += int(c.stored); len(numbers) == checkAtOnce {
+			if err := check(); err != nil {
+				return cmp.Or(group.Wait(), err) // the former is why the latter ended
+			}
+		}
+	}
+	err := check()
+	return cmp.Or(group.Wait(), err)
 }
 
 // Close ends the reading. Nothing may use the Reader any more.

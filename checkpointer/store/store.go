@@ -39,7 +39,7 @@ type Store struct {
 	disk    *disk
 	keys    KeySource
 	options Options
-	lock    *os.File
+	lock    *os.File     // nil when it is only read
 	used    atomic.Int64 // bytes of all files
 
 	mu   sync.Mutex
@@ -71,15 +71,6 @@ type cachedSummary struct {
 // Open opens the store in a folder, which is made when it is not there.
 // One process at a time can have it open.
 func Open(dir string, keys KeySource, options Options) (*Store, error) {
-	if options.SegmentBytes == 0 {
-		options.SegmentBytes = 64 << 20
-	}
-	if options.Workers == 0 {
-		options.Workers = runtime.GOMAXPROCS(0)
-	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -92,12 +83,38 @@ func Open(dir string, keys KeySource, options Options) (*Store, error) {
 		root.Close()
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	s := &Store{disk: &disk{root: root}, keys: keys, options: options, lock: lock, pods: map[Key]*pod{}}
+	s := newStore(root, keys, options)
+	s.lock = lock
 	if err := s.tidy(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
 	return s, nil
+}
+
+// OpenReadOnly opens a store that another process may have open, to be read and
+// checked: files may go at any moment. What would change it returns ErrReadOnly.
+func OpenReadOnly(dir string, keys KeySource, options Options) (*Store, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s := newStore(root, keys, options)
+	s.disk.readOnly = true
+	return s, nil
+}
+
+func newStore(root *os.Root, keys KeySource, options Options) *Store {
+	if options.SegmentBytes == 0 {
+		options.SegmentBytes = 64 << 20
+	}
+	if options.Workers == 0 {
+		options.Workers = runtime.GOMAXPROCS(0)
+	}
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	return &Store{disk: &disk{root: root}, keys: keys, options: options, pods: map[Key]*pod{}}
 }
 
 func lockStore(root *os.Root) (*os.File, error) {
@@ -114,7 +131,11 @@ func lockStore(root *os.Root) (*os.File, error) {
 
 // Close lets another process open the store. Nothing may use it any more.
 func (s *Store) Close() error {
-	return errors.Join(s.lock.Close(), s.disk.root.Close())
+	err := s.disk.root.Close()
+	if s.lock != nil {
+		err = errors.Join(s.lock.Close(), err)
+	}
+	return err
 }
 
 // tidy removes what an interrupted process was writing, and counts the rest.
@@ -138,7 +159,7 @@ func (s *Store) tidy() error {
 	})
 }
 
-// Used returns how many bytes the store's files take.
+// Used returns how many bytes the store's files take; 0 when it is only read.
 func (s *Store) Used() int64 { return s.used.Load() }
 
 func (s *Store) pod(key Key) *pod {

@@ -84,6 +84,8 @@ var (
 	// one is not in the store, is damaged, was written with another key, or lacks
 	// a page that is not fresh. Every page must be given then.
 	ErrNoBase = errors.New("no base for the memory")
+	// ErrReadOnly means that the store was opened to be read only.
+	ErrReadOnly = errors.New("the store is open to be read only")
 	// ErrInUse means that the generation is being read or received.
 	ErrInUse = errors.New("in use")
 )
