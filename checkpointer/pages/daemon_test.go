@@ -20,7 +20,7 @@ import (
 type fakeSource struct {
 	plan   guestPlan
 	chunks []memory.Chunk
-	delay  time.Duration
+	Delay  time.Duration
 	reads  atomic.Int64
 	// fail is asked before each chunk is passed on.
 	fail func(id int) error
@@ -80,11 +80,11 @@ func (s *fakeSource) Chunks() []memory.Chunk { return s.chunks }
 
 func (s *fakeSource) Read(ctx context.Context, ids []int, visit func(id int, data []byte) error) error {
 	s.reads.Add(1)
-	if s.delay > 0 {
+	if s.Delay > 0 {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(s.delay):
+		case <-time.After(s.Delay):
 		}
 	}
 	data := make([]byte, 0, 16*pageSize)
@@ -161,7 +161,7 @@ func TestMemoryIsRight(t *testing.T) {
 			plan := test.plan
 			plan.Folder, plan.Seed = t.TempDir(), rand.Uint64()
 			source := newFakeSource(plan)
-			source.delay = test.delay
+			source.Delay = test.delay
 			d, err := Start(context.Background(), plan.Folder, source, Options{})
 			if err != nil {
 				t.Fatal(err)

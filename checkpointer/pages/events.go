@@ -83,6 +83,9 @@ func (d *Daemon) readLocked(s *space) ([]uint64, error) {
 		more, changes, err = d.collect(s, changes)
 		faults = append(faults, more...)
 	}
+	if d.options.afterRead != nil {
+		d.options.afterRead(len(changes))
+	}
 	if err == nil {
 		err = d.apply(s, changes)
 	}

@@ -88,7 +88,7 @@ func (k *keeping) try(what string, log *slog.Logger, do func() error) {
 func (k *keeping) held() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.keeper == nil || !k.whole {
+	if k.keeper == nil || !k.whole || k.keeper.Lost() {
 		return errNotKept
 	}
 	return nil

@@ -40,6 +40,9 @@ type Options struct {
 	// can go on after this process has died. Without it the processes' missing
 	// pages turn into zeros at that moment.
 	Keeper Keeper
+
+	// afterRead is called between reading changes and applying them, in tests.
+	afterRead func(changes int)
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,9 @@ func Resume(ctx context.Context, kept Kept, source Source, options Options) (*Da
 	if err != nil {
 		return nil, fmt.Errorf("go on for a former page daemon: %w", err)
 	}
+	now := time.Now().UnixNano()
+	d.counts.attached.Store(now)
+	d.counts.restored.Store(now)
 	d.begin()
 	for _, s := range d.spaces {
 		if s.closed {

@@ -21,7 +21,8 @@ type Stats struct {
 	// Failures is how often the source failed to read.
 	Failures int64
 	// Attached is when the first process was handed over, Restored when CRIU had
-	// restored all of them, and Done when Wait returned. Zero: not yet.
+	// restored all of them, or when Resume was called, and Done when Wait returned.
+	// Zero: not yet.
 	Attached, Restored, Done time.Time
 }
 

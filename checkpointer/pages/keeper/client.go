@@ -30,7 +30,7 @@ func NewClient(path string, description Description) *Client {
 	return &Client{path: path, description: description}
 }
 
-// List returns what a keeper holds for daemons that have died.
+// List returns what a keeper holds for daemons that have died, without their data.
 func List(path string) ([]Description, error) {
 	c := &Client{path: path}
 	defer c.Close()

@@ -30,8 +30,10 @@ type Description struct {
 // Limits of what one may ask for.
 const (
 	maxData         = 64 << 10
-	maxMessage      = 128 << 10
-	maxRestores     = 1024
+	maxID           = 128
+	maxPath         = 256
+	maxRestores     = 200       // all of them must fit into the answer to a list
+	maxMessage      = 128 << 10 // what a socket takes at once, with room to spare
 	maxProcesses    = 1 << 16
 	descriptorsEach = 100 // of a message; the kernel's limit is 253
 )

@@ -36,6 +36,8 @@ type restore struct {
 	faults      map[int]int // userfaultfds
 	// daemon is whose it is; nil: it has died.
 	daemon *session
+	// doomed is whether its container must be killed.
+	doomed bool
 }
 
 // session is one connection.
@@ -100,7 +102,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 			break
 		}
 	}
-	if r := s.abandoned(&c); r != nil && ctx.Err() == nil {
+	if r := s.abandoned(&c, ctx.Err() != nil); r != nil {
 		s.killAll(ctx, r)
 	}
 }
@@ -153,8 +155,8 @@ func (s *Server) handle(c *session, raw []byte, fds []int) (answer, []int) {
 
 func (s *Server) keep(c *session, d *Description, fds []int) error {
 	switch {
-	case d == nil || d.ID == "" || len(d.Data) > maxData:
-		return fmt.Errorf("a restore needs an ID, and at most %d bytes of data", maxData)
+	case d == nil || d.ID == "" || len(d.ID) > maxID || len(d.CgroupsPath) > maxPath || len(d.Data) > maxData:
+		return fmt.Errorf("a restore needs an ID of at most %d bytes, and a cgroups path of at most %d, and data of at most %d", maxID, maxPath, maxData)
 	case len(fds) != 1:
 		return fmt.Errorf("a state came with %d descriptors", len(fds))
 	case c.restore != nil && c.restore.description.ID != d.ID:
@@ -216,7 +218,7 @@ func (s *Server) list() []Description {
 	var out []Description
 	for _, id := range slices.Sorted(maps.Keys(s.restores)) {
 		if r := s.restores[id]; r.daemon == nil {
-			out = append(out, r.description)
+			out = append(out, Description{ID: id, CgroupsPath: r.description.CgroupsPath})
 		}
 	}
 	return out
@@ -254,13 +256,13 @@ func values(of map[int]int, keys []int) []int {
 	return out
 }
 
-// abandoned ends a connection. It returns a restore that no other daemon can go
-// on with: its container must be killed.
-func (s *Server) abandoned(c *session) *restore {
+// abandoned ends a connection. Unless that was the keeper's own doing, the daemon
+// has died: a restore is returned that no other one can go on with.
+func (s *Server) abandoned(c *session, own bool) *restore {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := c.restore
-	if r == nil || r.daemon != c || s.restores[r.description.ID] != r {
+	if own || r == nil || r.daemon != c || s.restores[r.description.ID] != r {
 		return nil
 	}
 	can, err := pages.Resumable(r.state)
@@ -269,7 +271,7 @@ func (s *Server) abandoned(c *session) *restore {
 		s.log.Warn("a page daemon has died; its container waits for another one", "container", r.description.ID)
 		return nil
 	}
-	// The daemon stays, so that nobody takes it.
+	r.doomed = true // the daemon stays, so that nobody takes it
 	s.log.Error("a page daemon has died, and what a process did to its memory may be lost: its container is killed",
 		"container", r.description.ID, "err", err)
 	return r
@@ -301,10 +303,11 @@ func (s *Server) killAll(ctx context.Context, r *restore) {
 // end kills what has no daemon, or one that cannot be gone on for, and lets go of
 // everything.
 func (s *Server) end() error {
+	s.sessions.Wait()
 	s.mu.Lock()
 	var orphans []*restore
 	for _, r := range s.restores {
-		if r.daemon == nil {
+		if r.daemon == nil || r.doomed {
 			orphans = append(orphans, r)
 		}
 	}
@@ -315,7 +318,6 @@ func (s *Server) end() error {
 			errs = errors.Join(errs, fmt.Errorf("kill container %s, which has no page daemon: %w", r.description.ID, err))
 		}
 	}
-	s.sessions.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.restores {
