@@ -289,6 +289,13 @@ func (d *Daemon) Stop() {
 // orderly end of this process: another daemon goes on from there. It is an error
 // if the keeper does not hold everything; the daemon then goes on.
 func (d *Daemon) Leave() error {
+	select {
+	case <-d.done:
+		if d.err == nil {
+			return nil // there is nothing left to do
+		}
+	default:
+	}
 	if !d.restored.Load() {
 		return errors.New("leave a container to the keeper: it is still being restored")
 	}

@@ -273,7 +273,7 @@ func TestLeaving(t *testing.T) {
 	eventually(t, "the keeper listens", func() bool { _, err := keeper.List(socket); return err == nil })
 	guest := pages.GuestPlan{Folder: folder, Processes: 1, Threads: 2, Pages: 8000, Ops: 1000, Seed: rand.Uint64()}
 	source := pages.NewFakeSource(guest)
-	source.Delay = time.Millisecond
+	source.Delay = 150 * time.Millisecond // the next keeper comes before the end
 	d, err := pages.Start(context.Background(), folder, source, pages.Options{Keeper: keeper.NewClient(socket, keeper.Description{ID: "guest", CgroupsPath: "/none"})})
 	if err != nil {
 		t.Fatal(err)

@@ -153,6 +153,9 @@ func (c *Client) tell(r request, fds ...int) error {
 
 // Keep implements pages.Keeper.
 func (c *Client) Keep(state int) error {
+	if c.Lost() {
+		c.Close()
+	}
 	return c.tell(request{Op: opKeep, Description: &c.description}, state)
 }
 
