@@ -30,8 +30,8 @@ type Bucket struct {
 	readStall, writeStall, grace time.Duration
 	partBytes                    int64
 
-	// Room for each file or part that is being sent, and for each range that is being
-	// read: more at once would only wait for each other at the server, and
+	// Room for each file or part that is being sent, and for each range that is
+	// being read: more at once would only wait for each other at the server, and
 	// seem to stall. Small reads, which a process waits for, have room of their own.
 	sending, readingSmall, readingLarge chan struct{}
 
@@ -176,12 +176,12 @@ type object struct {
 	modified time.Time // by the server's clock
 }
 
-// is whether nobody has written the object anew.
-func (o object) is(other object) bool {
-	return o.size == other.size && o.etag == other.etag && o.modified.Equal(other.modified)
-}
+// is whether an object has the same content. Manifests differ in more than their
+// time, since each has an ID of its own.
+func (o object) is(other object) bool { return o.size == other.size && o.etag == other.etag }
 
-// list lists a pod's objects below a folder, by the file's name relative to the pod's folder.
+// list lists a pod's objects below a folder, by the file's name relative to the
+// pod's folder.
 func (b *Bucket) list(ctx context.Context, key store.Key, folder string) (map[string]object, error) {
 	objects := map[string]object{}
 	root := b.object(key, "")
@@ -192,7 +192,7 @@ func (b *Bucket) list(ctx context.Context, key store.Key, folder string) (map[st
 				return info.Err
 			}
 			dog.progress()
-			objects[strings.TrimPrefix(info.Key, root)] = object{info.Size, info.ETag, info.LastModified}
+			objects[strings.TrimPrefix(info.Key, root)] = object{info.Size, strings.Trim(info.ETag, `"`), info.LastModified}
 		}
 		// A list that was cut off by the end of its context says so only here.
 		return ctx.Err()

@@ -29,8 +29,9 @@ type Config struct {
 	// Clusters that share a bucket have different ones.
 	Prefix string
 	// AccessKey and SecretKey, and SessionToken if there is one, are the
-	// credentials. When AccessKey is empty they are those of the environment, AWS_ACCESS_KEY_ID and
-	// so on, or of the file that AWS_SHARED_CREDENTIALS_FILE names.
+	// credentials. When AccessKey is empty they are those of the environment,
+	// AWS_ACCESS_KEY_ID and so on, or of the file that
+	// AWS_SHARED_CREDENTIALS_FILE names.
 	AccessKey, SecretKey, SessionToken string
 	// CAFile has the certificates, as PEM, that the server's is checked against;
 	// when it is empty, those of the system are used.

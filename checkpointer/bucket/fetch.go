@@ -128,9 +128,10 @@ type ownError struct{ err error }
 func (e *ownError) Error() string { return e.err.Error() }
 func (e *ownError) Unwrap() error { return e.err }
 
-// stream reads a range of a segment, of one byte at least. It passes the answer's body to take, again and again, with
-// the number of bytes that are left; take returns how many it has taken. An
-// answer that breaks off is asked for again, from there on.
+// stream reads a range of a segment, of one byte at least. It passes the
+// answer's body to take, again and again, with the number of bytes that are
+// left; take returns how many it has taken. An answer that breaks off is asked
+// for again, from there on.
 func (b *Bucket) stream(ctx context.Context, key store.Key, number int64, file string, offset, length int64,
 	take func(body io.Reader, left int64, dog *watchdog) (int64, error),
 ) error {

@@ -46,8 +46,9 @@ const (
 
 // metadata returns the metadata of a generation's manifest. There is none where
 // it would not fit: then the manifest itself is read for a list.
-func metadata(gen store.Generation, id string) map[string]string {
-	text, err := json.Marshal(hint{ID: id, Number: gen.Number, Epoch: gen.Epoch, TakenAt: gen.TakenAt.UTC(),
+func metadata(known knownManifest) map[string]string {
+	gen := known.generation
+	text, err := json.Marshal(hint{ID: known.id, Number: gen.Number, Epoch: gen.Epoch, TakenAt: gen.TakenAt.UTC(),
 		PodName: gen.PodName, Containers: gen.Containers, Bytes: gen.Bytes})
 	if err != nil || len(text) > maxHint || !printable(text) {
 		return nil
@@ -165,10 +166,14 @@ func (b *Bucket) known(ctx context.Context, key store.Key, number int64, of obje
 		}
 	}
 	known.of = of
+	p.remember(number, known)
+	return known, nil
+}
+
+func (p *pod) remember(number int64, known knownManifest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.manifests[number] = known
-	return known, nil
 }
 
 func (b *Bucket) inspect(ctx context.Context, key store.Key, number int64, content []byte) (knownManifest, error) {

@@ -28,6 +28,9 @@ func TestCheckLeavesNothing(t *testing.T) {
 	if name := b.Name(); name != "s3://"+bucketName+"/"+config.Prefix {
 		t.Errorf("its name is %s", name)
 	}
+	config.Region = "" // the server is asked
+	_, err = Open(t.Context(), config, n.Store)
+	check(t, err)
 	entries, err := os.ReadDir(sharedServer(t).File(bucketName, config.Prefix))
 	if err == nil && len(entries) > 0 {
 		t.Errorf("%s is left", entries[0].Name())

@@ -15,13 +15,14 @@ import (
 )
 
 // grace is how much older than the newest manifest a segment, or an unfinished
-// upload, must be before it is removed: it may belong to a generation that another node is
-// uploading at this moment. Both times are the server's.
+// upload, must be before it is removed: it may belong to a generation that
+// another node is uploading at this moment. Both times are the server's.
 const grace = 10 * time.Minute
 
 // Retain keeps the pod's newest whole generations, as many as keep says, and
-// removes the others with what only they refer to. Damaged generations are removed too. One that this
-// process reads stays until a later Retain, and so do segments that are not much older than the newest manifest.
+// removes the others with what only they refer to. Damaged generations are
+// removed too. One that this process reads stays until a later Retain, and so do
+// segments that are not much older than the newest manifest.
 func (b *Bucket) Retain(ctx context.Context, key store.Key, keep int) error {
 	if err := b.retain(ctx, key, keep); err != nil {
 		return fmt.Errorf("retain the newest generations of %s in %s: %w", key, b.Name(), err)
@@ -94,7 +95,8 @@ func isWhole(known knownManifest, objects map[string]object) bool {
 	return true
 }
 
-// forget drops what is known of a generation whose manifest is about to be removed, unless somebody reads it.
+// forget drops what is known of a generation whose manifest is about to be
+// removed, unless somebody reads it.
 func (p *pod) forget(number int64) (inUse bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,8 +109,8 @@ func (p *pod) forget(number int64) (inUse bool) {
 }
 
 // collect is the second pass: it removes the segments that no manifest refers
-// to. The manifests are listed anew, as one may have come meanwhile. It does nothing
-// while a manifest cannot be read, because it could refer to anything.
+// to. The manifests are listed anew, as one may have come meanwhile. It does
+// nothing while a manifest cannot be read, because it could refer to anything.
 func (b *Bucket) collect(ctx context.Context, key store.Key) error {
 	objects, err := b.list(ctx, key, "")
 	if err != nil {
@@ -162,8 +164,9 @@ func (b *Bucket) abortUploads(ctx context.Context, key store.Key, before time.Ti
 	return nil
 }
 
-// Remove removes all that the bucket has of a pod. It returns store.ErrInUse when
-// this process reads a generation of it. Nobody may be uploading or reading one elsewhere.
+// Remove removes all that the bucket has of a pod. It returns store.ErrInUse
+// when this process reads a generation of it. Nobody may be uploading or reading
+// one elsewhere.
 func (b *Bucket) Remove(ctx context.Context, key store.Key) error {
 	if err := b.removeAll(ctx, key); err != nil {
 		return fmt.Errorf("remove %s from %s: %w", key, b.Name(), err)

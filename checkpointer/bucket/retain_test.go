@@ -23,6 +23,12 @@ func TestRetain(t *testing.T) {
 	}
 	n.wantHeld(t, 5, 4, 3, 2, 1)
 	segments := len(n.objects(t, "segments/"))
+	// What this process wrote it need not read.
+	for name, of := range n.objects(t, "manifests/") {
+		if number, _ := store.ParseManifestName(name); !n.pod(testPod).manifests[number].of.is(of) {
+			t.Errorf("%s is %v in a list, and was %v when it was sent", name, of, n.pod(testPod).manifests[number].of)
+		}
+	}
 
 	check(t, n.Bucket.Retain(t.Context(), testPod, 2))
 	n.wantHeld(t, 5, 4)

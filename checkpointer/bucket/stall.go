@@ -31,9 +31,9 @@ type watchdog struct {
 
 type watchdogKey struct{}
 
-// watched makes a request with a context that ends when the limit passes without a call of
-// progress or pause: the error wraps transfer.ErrStalled then. Attempts that
-// the client repeats are no progress.
+// watched makes a request with a context that ends when the limit passes without
+// a call of progress or pause: the error wraps transfer.ErrStalled then. Attempts
+// that the client repeats are no progress.
 func (b *Bucket) watched(ctx context.Context, limit time.Duration, request func(ctx context.Context, dog *watchdog) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

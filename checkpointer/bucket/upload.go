@@ -2,7 +2,6 @@ package bucket
 
 import (
 	"context"
-	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,11 +9,8 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 	"golang.org/x/sync/errgroup"
@@ -24,19 +20,12 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
 )
 
-const (
-	// partBytes is the size of the parts that a larger file is uploaded in: what
-	// an interrupted upload repeats at most, for each of the parts on their way.
-	partBytes = 16 << 20
-	// maxParts is S3's limit.
-	maxParts = 10_000
-)
-
-// Replicate copies a generation of the own store into the bucket, and returns how
-// many bytes of files were sent. An interrupted copy goes on with the files, and of
-// large ones with the parts, that are not there. The error wraps store.ErrBudget when
-// the bucket has no room, store.ErrNotFound when the own store has no such
-// generation, and fs.ErrExist when the bucket has another one of the same number.
+// Replicate copies a generation of the own store into the bucket, and returns
+// how many bytes of files were sent. An interrupted copy goes on with the files,
+// and of large ones with the parts, that are not there. The error wraps
+// store.ErrBudget when the bucket has no room, store.ErrNotFound when the own
+// store has no such generation, and fs.ErrExist when the bucket has another one
+// of the same number.
 func (b *Bucket) Replicate(ctx context.Context, key store.Key, number int64) (int64, error) {
 	sent, err := b.replicate(ctx, key, number)
 	if err != nil {
@@ -64,7 +53,7 @@ func (b *Bucket) replicate(ctx context.Context, key store.Key, number int64) (se
 	if err != nil {
 		return 0, err
 	}
-	segments, manifest := files[:len(files)-1], files[len(files)-1]
+	segments := files[:len(files)-1]
 	held, err := b.holdsManifest(ctx, key, number, files, objects)
 	if err != nil {
 		return 0, err
@@ -87,16 +76,11 @@ func (b *Bucket) replicate(ctx context.Context, key store.Key, number int64) (se
 				f.GetName(), size, f.GetSize())
 		}
 	}
-	gen, err := b.generation(ctx, key, number)
+	n, err := b.putManifest(ctx, key, number, files)
 	if err != nil {
-		return sent, err
+		return sent, fmt.Errorf("send the manifest: %w", err)
 	}
-	n, err := b.put(ctx, key, manifest, metadata(gen, manifestID(files)))
-	sent += n
-	if err != nil {
-		return sent, fmt.Errorf("send %s: %w", manifest.GetName(), err)
-	}
-	return sent, nil
+	return sent + n, nil
 }
 
 // putMissing uploads those files that are not in the bucket with their full size.
@@ -109,7 +93,7 @@ func (b *Bucket) putMissing(ctx context.Context, key store.Key, files []*peerv1.
 			continue
 		}
 		group.Go(func() error {
-			n, err := b.put(ctx, key, f, nil)
+			n, err := b.put(ctx, key, f)
 			sent.Add(n)
 			if err != nil {
 				return fmt.Errorf("send %s: %w", f.GetName(), err)
@@ -121,23 +105,9 @@ func (b *Bucket) putMissing(ctx context.Context, key store.Key, files []*peerv1.
 	return sent.Load(), err
 }
 
-// generation describes a generation of the own store.
-func (b *Bucket) generation(ctx context.Context, key store.Key, number int64) (store.Generation, error) {
-	file, err := b.store.OpenFile(key, store.ManifestName(number))
-	if err != nil {
-		return store.Generation{}, err
-	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, store.MaxManifest+1))
-	if err != nil {
-		return store.Generation{}, err
-	}
-	gen, _, err := b.store.Inspect(ctx, key, number, content)
-	return gen, err
-}
-
 // holdsManifest is whether the manifest is in the bucket already. Under the same
-// number there may be another generation, which must not be replaced unless it is damaged.
+// number there may be another generation, which must not be replaced unless it
+// is damaged.
 func (b *Bucket) holdsManifest(ctx context.Context, key store.Key, number int64, files []*peerv1.File, objects map[string]object) (bool, error) {
 	manifest := files[len(files)-1]
 	of, ok := objects[manifest.GetName()]
@@ -158,194 +128,63 @@ func (b *Bucket) holdsManifest(ctx context.Context, key store.Key, number int64,
 }
 
 // put uploads a file of the store, and returns how many bytes of it were sent.
-func (b *Bucket) put(ctx context.Context, key store.Key, f *peerv1.File, metadata map[string]string) (int64, error) {
+func (b *Bucket) put(ctx context.Context, key store.Key, f *peerv1.File) (int64, error) {
 	file, err := b.store.OpenFile(key, f.GetName())
 	if err != nil {
 		return 0, err
 	}
 	defer file.Close()
-	name, size := b.object(key, f.GetName()), f.GetSize()
-	if size > b.partBytes && metadata == nil {
-		return b.putParts(ctx, name, file, size)
+	if f.GetSize() > b.partBytes {
+		return b.putParts(ctx, b.object(key, f.GetName()), file, f.GetSize())
 	}
-	body, sum, err := b.body(ctx, file, 0, size)
+	if _, err := b.putWhole(ctx, b.object(key, f.GetName()), file, f.GetSize(), nil); err != nil {
+		return 0, err
+	}
+	return f.GetSize(), nil
+}
+
+// putManifest uploads a generation's manifest, which comes last, and returns its size.
+func (b *Bucket) putManifest(ctx context.Context, key store.Key, number int64, files []*peerv1.File) (int64, error) {
+	manifest := files[len(files)-1]
+	file, err := b.store.OpenFile(key, manifest.GetName())
 	if err != nil {
 		return 0, err
 	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, store.MaxManifest))
+	if err != nil {
+		return 0, err
+	}
+	known, err := b.inspect(ctx, key, number, content)
+	if err != nil {
+		return 0, err
+	}
+	etag, err := b.putWhole(ctx, b.object(key, manifest.GetName()), file, manifest.GetSize(), metadata(known))
+	if err != nil {
+		return 0, err
+	}
+	known.of = object{size: manifest.GetSize(), etag: etag}
+	b.pod(key).remember(number, known)
+	return manifest.GetSize(), nil
+}
+
+// putWhole uploads a file with one request, and returns the object's ETag.
+func (b *Bucket) putWhole(ctx context.Context, name string, file *os.File, size int64, metadata map[string]string) (string, error) {
+	body, sum, err := b.body(ctx, file, 0, size)
+	if err != nil {
+		return "", err
+	}
 	defer body.close()
-	err = b.watched(ctx, b.writeStall, func(ctx context.Context, dog *watchdog) error {
-		_, err := b.client.PutObject(ctx, b.config.Bucket, name, body.watched(ctx, dog), size, "", sum,
+	var info minio.UploadInfo
+	err = b.watched(ctx, b.writeStall, func(ctx context.Context, dog *watchdog) (err error) {
+		info, err = b.client.PutObject(ctx, b.config.Bucket, name, body.watched(ctx, dog), size, "", sum,
 			minio.PutObjectOptions{UserMetadata: metadata, ContentType: contentType, DisableContentSha256: true})
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return size, nil
+	return info.ETag, err
 }
 
 const contentType = "application/octet-stream"
-
-// putParts uploads a large file in parts, several at once. What it was
-// interrupted in goes on with the next call.
-func (b *Bucket) putParts(ctx context.Context, name string, file *os.File, size int64) (int64, error) {
-	partBytes := max(b.partBytes, (size+maxParts-1)/maxParts)
-	upload, there, err := b.begun(ctx, name)
-	if err != nil {
-		return 0, err
-	}
-	if upload == "" {
-		err := b.watched(ctx, b.writeStall, func(ctx context.Context, _ *watchdog) (err error) {
-			upload, err = b.client.NewMultipartUpload(ctx, b.config.Bucket, name, minio.PutObjectOptions{ContentType: contentType})
-			return err
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	parts := make([]minio.CompletePart, (size+partBytes-1)/partBytes)
-	var sent atomic.Int64
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i := range parts {
-		offset := int64(i) * partBytes
-		group.Go(func() error {
-			length := min(partBytes, size-offset)
-			etag, n, err := b.putPart(groupCtx, name, upload, i+1, there[i+1], file, offset, length)
-			sent.Add(n)
-			parts[i] = minio.CompletePart{PartNumber: i + 1, ETag: etag}
-			return err
-		})
-	}
-	err = group.Wait()
-	if err == nil {
-		err = b.watched(ctx, b.writeStall, func(ctx context.Context, _ *watchdog) error {
-			_, err := b.client.CompleteMultipartUpload(ctx, b.config.Bucket, name, upload, parts, minio.PutObjectOptions{})
-			return err
-		})
-	}
-	switch {
-	case err == nil:
-		return sent.Load(), nil
-	case uploadGone(err) && b.has(ctx, name, size):
-		return sent.Load(), nil // another node, or an earlier attempt whose answer was lost, completed it
-	case rejected(err):
-		// With these parts it would never be accepted: the next attempt begins anew.
-		err = errors.Join(err, b.abort(context.WithoutCancel(ctx), name, upload))
-	}
-	return sent.Load(), err
-}
-
-// putPart uploads a part unless it is there, and returns its ETag and how many bytes were sent.
-func (b *Bucket) putPart(ctx context.Context, name, upload string, number int, there minio.ObjectPart, file *os.File, offset, length int64) (string, int64, error) {
-	if there.Size == length {
-		sum, err := hashOf(ctx, md5.New(), file, offset, length)
-		if err != nil {
-			return "", 0, err
-		}
-		// Where the server encrypts, an ETag is no MD5: then the part is sent again.
-		if there.ETag == sum {
-			return there.ETag, 0, nil
-		}
-	}
-	body, sum, err := b.body(ctx, file, offset, length)
-	if err != nil {
-		return "", 0, err
-	}
-	defer body.close()
-	var part minio.ObjectPart
-	err = b.watched(ctx, b.writeStall, func(ctx context.Context, dog *watchdog) (err error) {
-		part, err = b.client.PutObjectPart(ctx, b.config.Bucket, name, upload, number, body.watched(ctx, dog), length,
-			minio.PutObjectPartOptions{Sha256Hex: sum, DisableContentSha256: true})
-		return err
-	})
-	if err != nil {
-		return "", 0, err
-	}
-	return part.ETag, length, nil
-}
-
-// begun returns the newest unfinished upload of an object, if there is one, and the parts that it has.
-func (b *Bucket) begun(ctx context.Context, name string) (upload string, parts map[int]minio.ObjectPart, err error) {
-	uploads, err := b.uploads(ctx, name)
-	if err != nil {
-		return "", nil, err
-	}
-	var newest time.Time
-	for _, u := range uploads {
-		if u.Key == name && !u.Initiated.Before(newest) {
-			upload, newest = u.UploadID, u.Initiated
-		}
-	}
-	if upload == "" {
-		return "", nil, nil
-	}
-	parts = map[int]minio.ObjectPart{}
-	err = b.watched(ctx, b.readStall, func(ctx context.Context, dog *watchdog) error {
-		for marker := 0; ; {
-			page, err := b.client.ListObjectParts(ctx, b.config.Bucket, name, upload, marker, 1000)
-			if err != nil {
-				return err
-			}
-			dog.progress()
-			for _, part := range page.ObjectParts {
-				part.ETag = strings.Trim(part.ETag, `"`)
-				parts[part.PartNumber] = part
-			}
-			if marker = page.NextPartNumberMarker; !page.IsTruncated {
-				return nil
-			}
-		}
-	})
-	if uploadGone(err) {
-		return "", nil, nil // it was completed or aborted meanwhile
-	}
-	return upload, parts, err
-}
-
-// uploads lists the unfinished uploads of objects whose names begin with prefix.
-func (b *Bucket) uploads(ctx context.Context, prefix string) (uploads []minio.ObjectMultipartInfo, err error) {
-	err = b.watched(ctx, b.readStall, func(ctx context.Context, dog *watchdog) error {
-		for upload := range b.client.ListIncompleteUploads(ctx, b.config.Bucket, prefix, true) {
-			if upload.Err != nil {
-				return upload.Err
-			}
-			dog.progress()
-			uploads = append(uploads, upload)
-		}
-		return ctx.Err()
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list interrupted uploads: %w", err)
-	}
-	return uploads, nil
-}
-
-func (b *Bucket) abort(ctx context.Context, name, upload string) error {
-	err := b.watched(ctx, b.readStall, func(ctx context.Context, _ *watchdog) error {
-		return b.client.AbortMultipartUpload(ctx, b.config.Bucket, name, upload)
-	})
-	if err != nil && !uploadGone(err) {
-		return fmt.Errorf("abort the upload of %s: %w", name, err)
-	}
-	return nil
-}
-
-// has is whether an object is there with its full size.
-func (b *Bucket) has(ctx context.Context, name string, size int64) bool {
-	var info minio.ObjectInfo
-	err := b.watched(ctx, b.readStall, func(ctx context.Context, _ *watchdog) (err error) {
-		info, err = b.client.StatObject(ctx, b.config.Bucket, name, minio.StatObjectOptions{})
-		return err
-	})
-	return err == nil && info.Size == size
-}
-
-// rejected is whether the server did not accept the parts of an upload.
-func rejected(err error) bool {
-	var response minio.ErrorResponse
-	return errors.As(err, &response) && response.StatusCode == http.StatusBadRequest
-}
 
 // body is a part of a file that is being sent. It can be sent again, from its start.
 type body struct {
@@ -356,8 +195,8 @@ type body struct {
 	dog     *watchdog
 }
 
-// body returns a part of a file as soon as few enough others are on their way, and the
-// SHA-256 that the server compares what arrives with.
+// body returns a part of a file as soon as few enough others are on their way,
+// and the SHA-256 that the server compares what arrives with.
 func (b *Bucket) body(ctx context.Context, file *os.File, offset, length int64) (*body, string, error) {
 	done, err := enter(ctx, b.sending)
 	if err != nil {

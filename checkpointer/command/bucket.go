@@ -10,8 +10,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/bucket"
 )
 
-// bucketFlags adds the flags of a bucket to a command. What it returns is
-// called when they are parsed: it returns the bucket's configuration, or nil when no bucket is asked for.
+// bucketFlags adds the flags of a bucket to a command. What it returns is called
+// when they are parsed: it returns the bucket's configuration, or nil when no
+// bucket is asked for.
 func bucketFlags(cmd *cobra.Command) func() (*bucket.Config, error) {
 	var config bucket.Config
 	f := cmd.Flags()

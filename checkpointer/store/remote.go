@@ -7,9 +7,9 @@ import (
 )
 
 // Inspect opens the content of a manifest's file that lies elsewhere, and
-// returns the generation and the files that it needs as Files does, the manifest last.
-// It does not look at whether this store has them. The error is a *Damaged when the
-// content is not the manifest of this generation of this pod.
+// returns the generation and the files that it needs as Files does, the manifest
+// last. It does not look at whether this store has them. The error is a *Damaged
+// when the content is not the manifest of this generation of this pod.
 func (s *Store) Inspect(ctx context.Context, key Key, number int64, content []byte) (Generation, []*peerv1.File, error) {
 	if err := key.Validate(); err != nil {
 		return Generation{}, nil, err
