@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -151,6 +152,12 @@ func (n *NamespaceKeys) ensure(ctx context.Context, namespace string) (keyRing, 
 
 func (n *NamespaceKeys) name(namespace string) string {
 	return n.own + "/" + keySecretPrefix + namespace
+}
+
+// KeyNamespace returns the namespace whose keys a Secret of the given name has, and
+// false when it is another kind of Secret.
+func KeyNamespace(secret string) (namespace string, ok bool) {
+	return strings.CutPrefix(secret, keySecretPrefix)
 }
 
 func (n *NamespaceKeys) cached(namespace string) (keyRing, bool) {

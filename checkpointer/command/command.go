@@ -19,7 +19,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/install"
 )
 
-// New returns the command with its subcommands: agent, fencer and install.
+// New returns the command with its subcommands: agent, fencer, install and check.
 func New() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "lifeboat-checkpointer",
@@ -30,7 +30,7 @@ func New() *cobra.Command {
 	var verbose bool
 	root.PersistentFlags().BoolVar(&verbose, "verbose", false, "log every checkpoint")
 	root.PersistentPreRun = func(*cobra.Command, []string) { setLog(verbose) }
-	root.AddCommand(agentCommand(), fencerCommand(), installCommand())
+	root.AddCommand(agentCommand(), fencerCommand(), installCommand(), checkCommand())
 	return root
 }
 

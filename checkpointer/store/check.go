@@ -25,8 +25,8 @@ type Checked struct {
 
 // CheckAll reads every generation of every pod, and compares all of it with its
 // hashes: at most that many bytes in each second, or as fast as it can when that
-// is 0. What generations share is read once. Segments in which it sees damage are
-// not built upon any more. Generations that are dropped meanwhile are left out.
+// is 0. What generations share is read once. What it finds damaged is from then on
+// neither listed nor built upon. Generations that are dropped meanwhile are left out.
 //
 // The error says why the check ended early; what it found until then is returned too.
 func (s *Store) CheckAll(ctx context.Context, bytesPerSecond int64) ([]Checked, error) {

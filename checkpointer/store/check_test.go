@@ -103,7 +103,10 @@ func TestCheckAll(t *testing.T) {
 	alter(t, dir, other.path(manifestName(1)))
 	check(beside, "bank/pod 1 damaged", "shop/pod 3 damaged", "shop/pod 2 whole")
 	check(s, "bank/pod 1 damaged", "shop/pod 3 damaged", "shop/pod 2 whole")
-	// The store does not build on what it found damaged.
+	// The store neither lists nor builds on what it found damaged.
+	if got := heldNumbers(t, s, crashKey); !slices.Equal(got, []int64{2}) {
+		t.Errorf("%v is listed", got)
+	}
 	if _, err := s.Seal(t.Context(), crashKey, Generation{Number: 4, Base: 3}, t.TempDir(), crashMemory(4, 3)); !errors.Is(err, ErrNoBase) {
 		t.Errorf("want ErrNoBase, got %v", err)
 	}

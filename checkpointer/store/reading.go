@@ -80,15 +80,19 @@ func sealManifest(m *manifest, keyID string, namespaceKey [32]byte) ([]byte, err
 }
 
 // summary returns a manifest without its body, after a look at whether each
-// segment is there with its full size.
+// segment is there with its full size, and no damage was seen in it.
 func (s *Store) summary(ctx context.Context, key Key, number int64) (*manifest, error) {
 	m, err := s.cachedSummary(ctx, key, number)
 	if err != nil {
 		return nil, err
 	}
+	p := s.pod(key)
 	for _, seg := range m.segments {
 		if err := s.checkSize(key, number, seg); err != nil {
 			return nil, err
+		}
+		if p.suspect(seg.id) {
+			return nil, &Damaged{Generation: number, File: segmentName(seg.id), Detail: "damage was seen when it was read"}
 		}
 	}
 	return m, nil

@@ -18,6 +18,6 @@ func main() {
 	defer stop()
 	if err := command.New().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lifeboat-checkpointer:", err)
-		os.Exit(1)
+		os.Exit(command.ExitCode(err))
 	}
 }
