@@ -31,6 +31,11 @@ const (
 	guestBase    = 0x200000000000
 )
 
+// roleVariable makes a copy of the test program something else.
+const roleVariable = "LIFEBOAT_PAGES_ROLE"
+
+var roles = map[string]func(){"guest": guestMain}
+
 // guestPlan is what a guest does.
 type guestPlan struct {
 	Folder    string // of the daemon's socket

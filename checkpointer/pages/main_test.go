@@ -1,19 +1,17 @@
-package pages
+package pages_test
 
 import (
 	"os"
 	"testing"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/pages"
 )
 
-// roleVariable makes a copy of the test program something else.
-const roleVariable = "LIFEBOAT_PAGES_ROLE"
-
-var roles = map[string]func(){"guest": guestMain}
-
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleVariable); role != "" {
-		roles[role]()
-		os.Exit(0)
+	if role := os.Getenv(pages.RoleVariable); role != "" {
+		pages.Roles[role]()
+		return
 	}
-	os.Exit(m.Run())
+	nodetest.Main(m, map[string]func([]string){"bulk": bulk})
 }
