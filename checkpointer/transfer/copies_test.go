@@ -150,8 +150,7 @@ func TestOnlyReplicateIsLimited(t *testing.T) {
 	check(t, err)
 	limited := transfer.NewClient(a.store, config, transfer.WithLimiter(limiter))
 	defer limited.Close()
-	// With less than that a sender would be taken for stalled.
-	limited.SetPatience(time.Second)
+	limited.SetPatience(3 * time.Second)
 	gen := a.seal(t, 1)
 	start := time.Now()
 	_, err = limited.Replicate(t.Context(), b.address, pod, 1)

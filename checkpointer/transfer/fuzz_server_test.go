@@ -3,6 +3,7 @@ package transfer_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -82,7 +83,7 @@ var storedForm = regexp.MustCompile(`^(\.|lock|[a-z0-9-]+(/[A-Za-z0-9-]+(/(lates
 func (n *target) check(t *testing.T, err error) {
 	t.Helper()
 	expected := []codes.Code{codes.OK, codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.ResourceExhausted, codes.AlreadyExists, codes.Aborted}
-	if code := status.Code(err); !slices.Contains(expected, code) && err != io.EOF {
+	if code := status.Code(err); !slices.Contains(expected, code) && !errors.Is(err, io.EOF) {
 		t.Errorf("%s: %v", code, err)
 	}
 	check(t, n.store.Verify(t.Context(), pod, 1))

@@ -168,7 +168,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	for range transfer.MaxSessions {
 		from, err := holder.Segments(t.Context(), pod, 1)
 		check(t, err)
-		defer from.Close()
+		t.Cleanup(func() { from.Close() })
 	}
 	if _, err := holder.Segments(t.Context(), pod, 1); status.Code(err) != codes.Unavailable {
 		t.Errorf("want Unavailable, got %v", err)
@@ -241,7 +241,6 @@ func TestIdleAskerIsLeft(t *testing.T) {
 func TestStalledCallsLeaveNothing(t *testing.T) {
 	a, b := newPair(t)
 	a.seal(t, 1)
-	b.client.SetPatience(200 * time.Millisecond)
 	before := runtime.NumGoroutine()
 	way := holdertest.NewProxy(t, a.address)
 	holder := b.client.Holder("a", way.Address)
@@ -249,6 +248,7 @@ func TestStalledCallsLeaveNothing(t *testing.T) {
 	check(t, err)
 	name, _ := a.segment(t)
 	check(t, from.ReadAt(t.Context(), name, make([]byte, 100_000), 0))
+	b.client.SetPatience(200 * time.Millisecond)
 	way.Break(holdertest.Silence, 0)
 	var calls sync.WaitGroup
 	for range 10 {

@@ -364,6 +364,7 @@ func TestStalledFetchEnds(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("it took %s to notice", took)
 	}
+	b.client.SetPatience(10 * time.Second)
 	check(t, b.client.Fetch(t.Context(), a.address, pod, 1))
 	b.wantTree(t, 1, 1)
 }

@@ -18,7 +18,7 @@ import (
 
 // Patience is how long a Fixture's holders wait for an answer before they take
 // the holder for stalled. What is configured for production would take minutes.
-const Patience = 2 * time.Second
+const Patience = 3 * time.Second
 
 // Fixture is one holder that holds nothing yet.
 type Fixture struct {

@@ -25,11 +25,11 @@ type Proxy struct {
 type Fault int
 
 const (
-	// None: they are left alone.
+	// None leaves them alone.
 	None Fault = iota
-	// Cut: they end, and new ones end at once.
+	// Cut ends them, and new ones at once.
 	Cut
-	// Silence: nothing passes any more, and nobody is told, as when the server's
+	// Silence lets nothing pass any more and tells nobody, as when the server's
 	// process is stopped. New ones are accepted.
 	Silence
 )
@@ -103,6 +103,9 @@ func (p *Proxy) add(near, far net.Conn) (number int) {
 	defer p.mu.Unlock()
 	p.conns[near], p.conns[far] = true, true
 	p.each = append(p.each, 0)
+	if p.fault == Cut && p.passed >= p.after {
+		p.cut()
+	}
 	return len(p.each) - 1
 }
 
