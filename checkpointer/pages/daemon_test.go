@@ -200,7 +200,7 @@ func TestFailures(t *testing.T) {
 		if d.Stats().MissingBytes == 0 {
 			t.Error("nothing is missing")
 		}
-		guest.Process.Kill()
+		unix.Kill(-guest.Process.Pid, unix.SIGKILL)
 		guest.Wait()
 		d.Stop()
 	})
@@ -236,7 +236,7 @@ func TestFailures(t *testing.T) {
 		if err := waitFor(t, d); !errors.Is(err, ErrNotRestored) || !strings.Contains(err.Error(), "process 2") {
 			t.Errorf("Wait = %v", err)
 		}
-		guest.Process.Kill()
+		unix.Kill(-guest.Process.Pid, unix.SIGKILL)
 		guest.Wait()
 		d.Stop()
 	})

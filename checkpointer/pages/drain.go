@@ -53,7 +53,7 @@ func (d *Daemon) nextBatch() []*chunk {
 		}
 		most := d.options.BatchBytes
 		if d.faults.recent() {
-			most /= 8 // a fault may have to wait for the processor
+			most /= 4 // a fault may have to wait for the processor
 		}
 		var batch []*chunk
 		bytes := 0

@@ -16,7 +16,9 @@ import (
 const maxPatience = 30 * time.Second
 
 // follow reads what a userfaultfd has to say until its space is closed or the
-// daemon ends.
+// daemon ends. Whoever reads a fault answers it, which is faster than to wake
+// another thread for it, and leaves following to another goroutine. There is one
+// at any time.
 func (d *Daemon) follow(s *space) {
 	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.stop), Events: unix.POLLIN}}
 	for {
@@ -34,10 +36,19 @@ func (d *Daemon) follow(s *space) {
 		if fds[1].Revents != 0 {
 			break
 		}
-		if err := d.readEvents(s); err != nil {
+		faults, err := d.readEvents(s)
+		if err != nil {
 			d.fail(err)
 			return
 		}
+		if len(faults) > 0 && d.faults.own(d.options.FaultWorkers) {
+			d.faults.put(faults[1:])
+			d.work.Go(func() { d.follow(s) })
+			d.answerFault(faults[0])
+			d.faults.disown()
+			return
+		}
+		d.faults.put(faults)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,18 +65,23 @@ func (d *Daemon) follow(s *space) {
 	}
 }
 
-// readEvents reads what there is to read of a space, applies it and passes faults on.
-func (d *Daemon) readEvents(s *space) error {
+// readEvents reads what there is to read of a space and applies it. It returns the
+// faults, which count as open.
+func (d *Daemon) readEvents(s *space) ([]fault, error) {
 	seen := time.Now()
 	s.mu.Lock()
 	pages, err := d.readLocked(s)
 	s.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("follow the memory of process %d: %w", s.pid, err)
+		return nil, fmt.Errorf("follow the memory of process %d: %w", s.pid, err)
 	}
-	d.faults.put(s, pages, seen)
+	var faults []fault
+	for _, page := range pages {
+		faults = append(faults, fault{s, page, seen})
+	}
+	d.faults.opened(len(faults), seen)
 	d.finish(s)
-	return nil
+	return faults, nil
 }
 
 // readLocked reads and applies changes, and returns the pages of faults. The

@@ -20,27 +20,38 @@ type faultQueue struct {
 	ready  sync.Cond
 	faults []fault
 	closed bool
-	// open counts the faults in the queue and those that are being answered; last
-	// is when the last one came, in nanoseconds since 1970.
+	// open counts the faults that are not answered yet; last is when the last one
+	// came, in nanoseconds since 1970.
 	open, last atomic.Int64
+	// owned counts the faults that those answer who have read them.
+	owned atomic.Int64
 }
 
-func (q *faultQueue) put(s *space, pages []uint64, seen time.Time) {
-	if len(pages) == 0 {
+// opened counts faults that were just read.
+func (q *faultQueue) opened(n int, seen time.Time) {
+	if n > 0 {
+		q.open.Add(int64(n))
+		q.last.Store(seen.UnixNano())
+	}
+}
+
+// own is whether the caller may answer a fault itself, without more than most
+// being answered that way.
+func (q *faultQueue) own(most int) bool {
+	if q.owned.Add(1) <= int64(most) {
+		return true
+	}
+	q.owned.Add(-1)
+	return false
+}
+
+func (q *faultQueue) disown() { q.owned.Add(-1) }
+
+// put leaves faults to the workers.
+func (q *faultQueue) put(faults []fault) {
+	if len(faults) == 0 {
 		return
 	}
-	q.open.Add(int64(len(pages)))
-	q.last.Store(seen.UnixNano())
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, page := range pages {
-		q.faults = append(q.faults, fault{s, page, seen})
-		q.ready.Signal()
-	}
-}
-
-// again puts back faults that are open already.
-func (q *faultQueue) again(faults []fault) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.faults = append(q.faults, faults...)
@@ -80,15 +91,19 @@ func (d *Daemon) answerFaults() {
 		if !more {
 			return
 		}
-		answered, err := d.answer(f)
-		if err != nil {
-			d.fail(err)
-			return
-		}
-		if answered {
-			d.faults.open.Add(-1)
-			d.counts.fault(time.Since(f.seen))
-		}
+		d.answerFault(f)
+	}
+}
+
+func (d *Daemon) answerFault(f fault) {
+	answered, err := d.answer(f)
+	if err != nil {
+		d.fail(err)
+		return
+	}
+	if answered {
+		d.faults.open.Add(-1)
+		d.counts.fault(time.Since(f.seen))
 	}
 }
 
@@ -125,7 +140,7 @@ func (d *Daemon) answer(f fault) (bool, error) {
 			d.counts.faultBytes.Add(n * int64(pageSize))
 			return err
 		})
-		d.faults.again(p.chunk.give(d.index))
+		d.faults.put(p.chunk.give(d.index))
 		if err != nil || there {
 			return there, err
 		}

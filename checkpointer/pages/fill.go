@@ -53,9 +53,11 @@ func (d *Daemon) fillPiece(p *piece, data []byte, mask uint64) (int64, error) {
 func (d *Daemon) setback(s *space, err error, waited *patience) error {
 	switch {
 	case errors.Is(err, unix.EAGAIN): // the process is changing its address space, and may wait until that is read
-		if err := d.readEvents(s); err != nil {
+		faults, err := d.readEvents(s)
+		if err != nil {
 			return err
 		}
+		d.faults.put(faults)
 	case errors.Is(err, unix.ENOMEM): // its cgroup is full: the kernel may yet reclaim something
 	default:
 		return fmt.Errorf("fill in memory of process %d: %w", s.pid, err)
