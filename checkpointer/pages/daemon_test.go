@@ -191,6 +191,9 @@ func TestFailures(t *testing.T) {
 			t.Fatal(err)
 		}
 		guest, _ := startGuest(t, plan)
+		if _, err := guest.StdinPipe(); err != nil { // nothing comes, so that it waits
+			t.Fatal(err)
+		}
 		if err := guest.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -55,7 +55,9 @@ func FuzzReceive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw, cuts []byte) {
 		before := descriptorsOpen(t)
 		here, there := socketPair(t)
+		done := make(chan struct{})
 		go func() {
+			defer close(done)
 			defer there.Close()
 			for _, cut := range cuts {
 				n, fds := min(int(cut&15), len(raw)), int(cut>>4)
@@ -82,7 +84,7 @@ func FuzzReceive(f *testing.F) {
 			t.Errorf("receive = %v", err)
 		}
 		here.Close()
-		there.Close()
+		<-done
 		if after := descriptorsOpen(t); after > before {
 			t.Errorf("%d descriptors are left over", after-before)
 		}
