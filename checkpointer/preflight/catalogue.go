@@ -36,7 +36,7 @@ var rules = map[Reason]rule{
 	UnsupportedSocket: {Refuses, "have the program close it"},
 	OutsideSocket:     {Refuses, "have the program close it, or connect over TCP; both ends must be in the same container"},
 	SharedSegment:     {Refuses, "share memory through a file in /dev/shm or in an emptyDir volume"},
-	UnreadableLimits:  {Refuses, "give the node's container runtime the capability CAP_SYS_RESOURCE, or run the container as root"},
+	UnreadableLimits:  {Refuses, "give the node the capability CAP_SYS_RESOURCE, or run all processes of the container as one user"},
 	OtherRuntimeClass: {Refuses, "leave spec.runtimeClassName empty: Lifeboat sets its own"},
 	WrongAnnotation:   {Refuses, "correct the annotation in the pod's template"},
 

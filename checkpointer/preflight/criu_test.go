@@ -24,6 +24,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 )
 
 func TestMain(m *testing.M) {
@@ -92,6 +93,8 @@ type scene struct {
 	// dumps is whether CRIU, or Lifeboat's way of using it, dumps what refuses all
 	// the same, because it could not be restored. fails is whether that is tried.
 	dumps, fails bool
+	// ours is whether Lifeboat's way of using CRIU dumps what runc's does not.
+	ours bool
 	// stays is why the container cannot come back beside the pod that it was in.
 	stays string
 }
@@ -153,7 +156,8 @@ var scenes = map[string]scene{
 	"fuse inside":           {args: []string{"mount", "fuse"}, change: withDevice("/dev/fuse", 10, 229), want: []preflight.Reason{preflight.ForeignMount, preflight.Device}},
 	"message queue":         {args: []string{"queue"}, want: []preflight.Reason{preflight.MessageQueue}},
 	"segment":               {args: []string{"segment"}, stays: "the segment is the pod's, and lives on in it"},
-	"other user":            {args: []string{"plain"}, change: asUser, want: []preflight.Reason{preflight.UnreadableLimits}},
+	"other user":            {args: []string{"plain"}, change: asUser, ours: true},
+	"two users":             {args: []string{"users"}, want: []preflight.Reason{preflight.UnreadableLimits}},
 	"exec from outside":     {args: []string{"plain"}, beside: execInside, want: []preflight.Reason{preflight.ForeignProcess}},
 	"traced":                {args: []string{"plain"}, beside: trace, want: []preflight.Reason{preflight.Traced}},
 	"node's IPC":            {args: []string{"plain"}, change: withoutNamespace("ipc"), want: []preflight.Reason{preflight.HostIPC}},
@@ -198,7 +202,7 @@ func (s scene) run(t *testing.T) {
 	images := t.TempDir()
 	refused := s.dump(t, c, images)
 	t.Logf("CRIU: %v", refused)
-	if (refused == nil) != good && !s.dumps {
+	if (refused == nil) != good && !s.dumps && !s.ours {
 		t.Errorf("checkpointable is %v, but CRIU says: %v", good, refused)
 	}
 	if refused != nil || s.stays != "" || s.dumps && !s.fails {
@@ -221,16 +225,34 @@ func restore(t *testing.T, c *nodetest.Container, images string) error {
 	return nil
 }
 
+// TestSharedSegmentIsRefused: two containers with the same System V segment are
+// what Lifeboat refuses after the dump, by its images.
+func TestSharedSegmentIsRefused(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	serveOutside(t)
+	s := scenes["segment"]
+	pod := nodetest.NewPod(t, "pod", "1")
+	one, other := s.start(t, pod, "c1"), s.start(t, pod, "c2")
+	if report := look(t, one, other); !slices.Equal(reasons(report), []preflight.Reason{preflight.SharedSegment}) {
+		t.Errorf("found %+v", report.Findings)
+	}
+	if err := checkpoint(t, one, other); err == nil || !strings.Contains(err.Error(), "shares a System V memory segment") {
+		t.Errorf("Checkpoint says: %v", err)
+	}
+}
+
 // start starts the scene's container, and does what is to be done beside it.
 func (s scene) start(t *testing.T, pod *nodetest.Pod, id string) *nodetest.Container {
 	t.Helper()
 	// The volume is the pod's own; the server outside is reached through it.
 	for _, name := range []string{"server", "datagrams"} {
-		if err := os.Link(filepath.Join(nodetest.Disk, name), filepath.Join(pod.EmptyDirs["scratch"], name)); err != nil {
+		if err := os.Link(filepath.Join(nodetest.Disk, name), filepath.Join(pod.EmptyDirs["scratch"], name)); err != nil && !errors.Is(err, os.ErrExist) {
 			t.Fatal(err)
 		}
 	}
-	c := pod.NewContainer(t, id, "main", nodetest.Spec{Args: s.args})
+	c := pod.NewContainer(t, id, "main-"+id, nodetest.Spec{Args: s.args})
 	file := filepath.Join(c.Bundle, "config.json")
 	var config object
 	content, err := os.ReadFile(file)
@@ -280,7 +302,9 @@ func look(t *testing.T, containers ...*nodetest.Container) preflight.Report {
 	for _, c := range containers {
 		targets = append(targets, preflight.Target{Name: c.Name, Pid: c.Pid(t), BundleDir: c.Bundle, RuncStateDir: filepath.Join(nodetest.RuncRoot, c.ID)})
 	}
+	started := time.Now()
 	report, err := preflight.Look(targets)
+	t.Logf("looked in %v", time.Since(started))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,9 +368,23 @@ func checkpoint(t *testing.T, containers ...*nodetest.Container) error {
 			Pid:       c.Pid(t), BundleDir: c.Bundle, RuncStateDir: filepath.Join(nodetest.RuncRoot, c.ID),
 		})
 	}
-	engine := criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	_, err := engine.Checkpoint(context.Background(), target, t.TempDir())
-	return err
+	method, err := track.Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := criu.NewEngine(criu.Host{ProcRoot: "/proc", Root: "/"}, criu.Options{Tracking: method}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	defer engine.Forget(p.UID)
+	dump, err := engine.Checkpoint(context.Background(), target, t.TempDir(), false)
+	if err != nil {
+		return err
+	}
+	defer dump.Close()
+	// The pages that it writes are followed now, which must not look like a
+	// userfaultfd of its own.
+	if after := look(t, containers...); slices.Contains(reasons(after), preflight.Userfaultfd) {
+		t.Errorf("after a checkpoint: %+v", after.Findings)
+	}
+	return nil
 }
 
 // serveOutside has UNIX sockets that a program outside of all pods serves.

@@ -46,7 +46,7 @@ type Process struct {
 	Pid                int
 	Command            string
 	NodePid, ParentPid int
-	// User and Group are all zero for root.
+	// Users and Groups are its real, effective, saved and file system's ones.
 	Users, Groups [4]uint32
 	// State is the state's letter, as "S".
 	State string

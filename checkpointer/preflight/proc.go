@@ -86,7 +86,11 @@ func parseMaps(content string) (mappings []Mapping, ranges []string) {
 	seen := map[Mapping]bool{}
 	for line := range strings.Lines(content) {
 		fields := strings.Fields(line)
-		if len(fields) < 6 || fields[4] == "0" && !strings.HasPrefix(fields[5], "anon_inode:") {
+		if len(fields) < 6 {
+			continue
+		}
+		// The first System V segment has the number 0.
+		if fields[4] == "0" && !strings.HasPrefix(fields[5], "anon_inode:") && !strings.HasPrefix(fields[5], "/SYSV") {
 			continue
 		}
 		inode, err := strconv.ParseUint(fields[4], 10, 64)

@@ -33,13 +33,13 @@ func TestParseMaps(t *testing.T) {
 	const content = `00400000-00452000 r-xp 00000000 08:02 173521                             /usr/bin/my app
 00651000-00652000 r--p 00051000 08:02 173521                             /usr/bin/my app
 7f0000000000-7f0000021000 rw-p 00000000 00:00 0
-7f1000000000-7f1000001000 rw-s 00000000 00:01 32                         /SYSV00001267 (deleted)
+7f1000000000-7f1000001000 rw-s 00000000 00:01 0                          /SYSV00001267 (deleted)
 7f2000000000-7f2000001000 rw-s 00000000 00:0e 1030                       anon_inode:[io_uring]
 7f3000000000-7f3000001000 rw-s 00000000 00:01 4                          /dev/zero (deleted)
 7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0                          [stack]
 `
 	want := []Mapping{
-		{Path: "/usr/bin/my app", Device: "08:02", Inode: 173521}, {Path: "/SYSV00001267 (deleted)", Device: "00:01", Inode: 32},
+		{Path: "/usr/bin/my app", Device: "08:02", Inode: 173521}, {Path: "/SYSV00001267 (deleted)", Device: "00:01", Inode: 0},
 		{Path: "anon_inode:[io_uring]", Device: "00:0e", Inode: 1030}, {Path: "/dev/zero (deleted)", Device: "00:01", Inode: 4},
 	}
 	got, ranges := parseMaps(content)

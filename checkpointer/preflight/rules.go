@@ -17,9 +17,13 @@ func Judge(pod Pod) Report {
 	g := &gatherer{}
 	for _, c := range pod.Containers {
 		g.container(c)
+		reader := reader(c.Processes)
 		c.Processes = g.tree(c)
 		for _, p := range c.Processes {
-			g.process(pod, c, p)
+			if !pod.LimitsReadable && !reader.reads(p) {
+				g.addProcess(c.Name, UnreadableLimits, p, "runs as user %d beside processes of other users, and CRIU may not read the limits of all of them on this node", p.Users[0])
+			}
+			g.process(c, p)
 			g.descriptors(c, p)
 			g.mappings(c, p)
 		}
@@ -70,15 +74,12 @@ func below(path, folder string) bool {
 }
 
 // process judges a process as a whole.
-func (g *gatherer) process(pod Pod, c Container, p Process) {
+func (g *gatherer) process(c Container, p Process) {
 	if p.Tracer != 0 {
 		g.addProcess(c.Name, Traced, p, "is being traced")
 	}
 	if p.State == "T" {
 		g.addProcess(c.Name, StoppedProcess, p, "is stopped, as by SIGSTOP")
-	}
-	if !pod.LimitsReadable && (p.Users != [4]uint32{} || p.Groups != [4]uint32{}) {
-		g.addProcess(c.Name, UnreadableLimits, p, "runs as user %d, and CRIU may not read its limits on this node", p.Users[0])
 	}
 	if p.Hugetlb > 0 {
 		g.addProcess(c.Name, HugePages, p, "has %s in huge pages", size(p.Hugetlb))
@@ -95,6 +96,34 @@ func (g *gatherer) process(pod Pod, c Container, p Process) {
 			g.addProcess(c.Name, NestedNamespace, p, "has a %s namespace of its own", namespaceNames[strings.TrimSuffix(kind, "_for_children")])
 		}
 	}
+}
+
+// account is a user and a group.
+type account struct{ user, group uint32 }
+
+// reader is who reads the limits of processes where CRIU lacks the capability for
+// it: the user whose they all are; root, when they are of several.
+func reader(processes []Process) account {
+	var all account
+	for i, p := range processes {
+		one := account{p.Users[0], p.Groups[0]}
+		if i > 0 && one != all {
+			return account{}
+		}
+		all = one
+	}
+	return all
+}
+
+// reads is whether the kernel shows the limits of a process to the account: all
+// of the process's own, its real, effective and saved one, must be the same.
+func (a account) reads(p Process) bool {
+	for i := range 3 {
+		if p.Users[i] != a.user || p.Groups[i] != a.group {
+			return false
+		}
+	}
+	return true
 }
 
 // tree are the container's first process and those that descend from it, which

@@ -207,13 +207,31 @@ func TestSegmentSharedBetweenContainers(t *testing.T) {
 }
 
 func TestLimitsOfOtherUsers(t *testing.T) {
-	p := pod(func(_ *Container, p *Process) { p.Groups[1] = 7 })
-	if r := Judge(p); len(r.Findings) > 0 {
-		t.Errorf("with the capability: %+v", r.Findings)
+	user := [4]uint32{1000, 1000, 1000, 1000}
+	tests := map[string]struct {
+		users, groups [4]uint32
+		child         [4]uint32
+		readable      bool
+		want          int
+	}{
+		"root":                              {},
+		"one user":                          {users: user, groups: user, child: user},
+		"two users":                         {users: user, groups: user, want: 1},
+		"two users, with the capability":    {users: user, groups: user, readable: true},
+		"a program that changes its user":   {users: [4]uint32{1000, 0, 0, 0}, want: 1},
+		"a program that changed its groups": {users: user, groups: [4]uint32{1000, 1000, 7, 7}, child: user, want: 1},
 	}
-	p.LimitsReadable = false
-	if r := Judge(p); len(r.Findings) != 1 || r.Findings[0].Reason != UnreadableLimits {
-		t.Errorf("without the capability: %+v", r.Findings)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := pod(func(c *Container, p *Process) {
+				p.Users, p.Groups = test.users, test.groups
+				c.Processes = []Process{{Pid: 2, NodePid: 102, ParentPid: 100, Users: test.child, Groups: test.child}}
+			})
+			p.LimitsReadable = test.readable
+			if r := Judge(p); len(r.Findings) != test.want || test.want > 0 && r.Findings[0].Reason != UnreadableLimits {
+				t.Errorf("%+v", r.Findings)
+			}
+		})
 	}
 }
 

@@ -36,6 +36,7 @@ var workloads = map[string]func(args []string){
 	"segment":     segment,
 	"queue":       queue,
 	"child":       child,
+	"users":       users,
 	"nothing":     func([]string) {},
 }
 
@@ -192,6 +193,13 @@ func namespace(args []string) {
 	check(err)
 	check(cmd.Start())
 	out.Read(make([]byte, 5)) // it is ready
+}
+
+// users has a child that is another user's.
+func users([]string) {
+	cmd := exec.Command("/bin/sleep", "3600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+	check(cmd.Start())
 }
 
 // child has a process that has ended and was not waited for, or one that is stopped.
