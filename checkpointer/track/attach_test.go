@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -80,7 +79,7 @@ func TestSleepIsNotProlonged(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("elsewhere the kernel does not tell what is to be restarted")
 	}
-	cmd := exec.Command("sleep", "0.5")
+	cmd := helperCommand("sleep")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +219,7 @@ func TestChildIsFollowedOnceAttached(t *testing.T) {
 // TestRefused tries processes that cannot be followed.
 func TestRefused(t *testing.T) {
 	needUserfaultfd(t)
-	ended := exec.Command("true")
+	ended := helperCommand("end")
 	if err := ended.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +268,10 @@ func TestRefused(t *testing.T) {
 // TestTrackerEnds looks at a process that has ended meanwhile.
 func TestTrackerEnds(t *testing.T) {
 	onEachMethod(t, func(t *testing.T, method Method) {
-		cmd := exec.Command("sleep", "60")
+		cmd := helperCommand("threads", "1")
+		if _, err := cmd.StdinPipe(); err != nil { // which keeps it waiting
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

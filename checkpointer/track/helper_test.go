@@ -19,8 +19,14 @@ const helperRole = "LIFEBOAT_TRACK_HELPER"
 // roles are what such a process may do. It reads commands from its standard
 // input, a line each, and answers each with a line.
 var roles = map[string]func(){
-	"model":    modelRole,
-	"calls":    callsRole,
+	"model": modelRole,
+	"calls": callsRole,
+	"sleep": func() {
+		if err := unix.Nanosleep(&unix.Timespec{Nsec: 500_000_000}, nil); err != nil {
+			panic(err)
+		}
+	},
+	"end":      func() {},
 	"threads":  threadsRole,
 	"memory":   memoryRole,
 	"mappings": mappingsRole,
@@ -57,12 +63,17 @@ type helper struct {
 	lines *bufio.Scanner
 }
 
-func startHelper(t testing.TB, role string, args ...string) *helper {
-	t.Helper()
+func helperCommand(role string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), helperRole+"="+role, "GODEBUG=asyncpreemptoff=1") // Go's own signals interrupt system calls
 	cmd.Stderr = os.Stderr
 	// It ends with its standard input. (Pdeathsig would end it with the thread that starts it, and tracers' threads end.)
+	return cmd
+}
+
+func startHelper(t testing.TB, role string, args ...string) *helper {
+	t.Helper()
+	cmd := helperCommand(role, args...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

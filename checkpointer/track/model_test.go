@@ -150,8 +150,12 @@ func TestModel(t *testing.T) {
 		h := startHelper(t, "model", fmt.Sprint(seed))
 		s := newShadow(t, h.pid, attach(t, h.pid, method))
 		operations := 0
-		for range 4 {
-			n, err := runModel(t, h, s, random, 60)
+		lives, rounds := 4, 60
+		if testing.Short() {
+			lives, rounds = 2, 12
+		}
+		for range lives {
+			n, err := runModel(t, h, s, random, rounds)
 			operations += n
 			if err != nil {
 				t.Fatalf("seed %d, after %d operations: %v", seed, operations, err)
@@ -170,8 +174,12 @@ func TestWild(t *testing.T) {
 		h := startHelper(t, "model", "7")
 		h.ask("wild")
 		s := newShadow(t, h.pid, attach(t, h.pid, method))
-		for range 15 {
-			for range 5 {
+		rounds := 15
+		if testing.Short() {
+			rounds = 4
+		}
+		for range rounds {
+			for range 4 {
 				if err := s.follow(); err != nil {
 					t.Fatal(err)
 				}

@@ -44,11 +44,17 @@ func Works(method Method) error {
 // try follows a few pages of this process and writes one of them.
 func try(method Method) error {
 	const pages = 4
-	own, err := unix.Mmap(-1, 0, pages*int(pageSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	// A page on either side is out of reach: else the kernel may join the mapping with
+	// a new one beside it, and then takes both for new.
+	mapping, err := unix.Mmap(-1, 0, (pages+2)*int(pageSize), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return err
 	}
-	defer unix.Munmap(own) //nolint:errcheck // it fails for memory that is not mapped only
+	defer unix.Munmap(mapping) //nolint:errcheck // it fails for memory that is not mapped only
+	own := mapping[pageSize:][:pages*pageSize]
+	if err := unix.Mprotect(own, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return err
+	}
 	for i := range pages {
 		own[i*int(pageSize)] = 1
 	}

@@ -36,10 +36,6 @@ func Read(pid int, pages memory.Set, into *Arena) ([]memory.Stretch, error) {
 }
 
 func read(pid int, pages memory.Set, into *Arena) ([]memory.Stretch, error) {
-	data, err := into.take(int64(pages.Bytes()))
-	if err != nil {
-		return nil, err
-	}
 	process, err := open(pid)
 	if err != nil {
 		return nil, err
@@ -51,6 +47,10 @@ func read(pid int, pages memory.Set, into *Arena) ([]memory.Stretch, error) {
 	}
 	defer file.Close()
 
+	data, err := into.take(int64(pages.Bytes()))
+	if err != nil {
+		return nil, err
+	}
 	batches := split(pages, data)
 	workers := min(max(2, runtime.GOMAXPROCS(0)), len(batches))
 	missing := make([][]memory.Span, len(batches))

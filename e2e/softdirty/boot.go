@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// passed is what the guest says last when all went well.
+const passed = "softdirty: passed"
+
+// boot runs the virtual machine to its end, and prints what the guest says.
+func boot(ctx context.Context, c config, kernel, initramfs string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu,
+		"-machine", "accel="+c.accelerator, "-cpu", "max", "-smp", "2", "-m", strconv.Itoa(c.memory),
+		"-kernel", kernel, "-initrd", initramfs,
+		"-append", "console=ttyS0 quiet panic=-1 transparent_hugepage=madvise",
+		"-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot")
+	cmd.WaitDelay = time.Second
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var problems strings.Builder
+	cmd.Stderr = &problems
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", qemu, err)
+	}
+	last := ""
+	lines := bufio.NewScanner(output)
+	for lines.Scan() {
+		if line := strings.TrimRight(lines.Text(), "\r"); line != "" {
+			last = line
+			if line != passed {
+				fmt.Println(line)
+			}
+		}
+	}
+	err = errors.Join(lines.Err(), cmd.Wait())
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", qemu, errors.Join(err, ctx.Err()), problems.String())
+	}
+	if last != passed {
+		return errors.New("it did not pass")
+	}
+	return nil
+}
