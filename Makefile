@@ -67,6 +67,10 @@ cluster-up: ## Start a local cluster, without Lifeboat
 cluster-down: ## Stop the local cluster and remove what it left
 	go run ./e2e/lab down $(ARGS)
 
+.PHONY: softdirty
+softdirty: ## Test and measure pre-copy with soft-dirty on Debian's kernels under QEMU (some minutes)
+	go run ./e2e/softdirty $(ARGS)
+
 .PHONY: bench-rto
 bench-rto: ## Measure recovery over several node losses (ARGS='--losses 3')
 	go run ./e2e/rto $(ARGS)
