@@ -1,5 +1,7 @@
 package store
 
+import "slices"
+
 // builder makes the manifest of a generation from its chunks, in their order. It
 // numbers chunks so: first those of the base, then the new ones.
 type builder struct {
@@ -96,7 +98,7 @@ func (b *builder) manifest(key Key, gen Generation, layouts []layout) *manifest 
 	renumbered := make([]int32, len(b.base.chunks)+len(b.chunks))
 	m.eachReference(func(chunk *int32) { renumbered[*chunk] = 1 })
 
-	segments := append(b.base.segments[:len(b.base.segments):len(b.base.segments)], b.writer.done...)
+	segments := slices.Concat(b.base.segments, b.writer.done)
 	newSegment := make([]int32, len(segments))
 	for i := range newSegment {
 		newSegment[i] = -1

@@ -203,7 +203,10 @@ func decodeManifest(text []byte) (*manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("body: %w", err)
 	}
-	return m, m.decodeBody(body)
+	if err := m.decodeBody(body); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // decodeBody allocates no more than a small multiple of the body's length.

@@ -194,9 +194,8 @@ func TestRetention(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := openIn(t, t.TempDir(), Options{})
 			for i, age := range slices.Backward(c.ages) {
-				mustSeal(t, s, crashKey, byte(i), now.Add(-age*time.Minute))
+				mustSeal(t, s, crashKey, byte(i), now.Add(-age))
 			}
-			c.keep.Age *= time.Minute
 			if err := s.retain(t.Context(), crashKey, c.keep, now); err != nil {
 				t.Fatal(err)
 			}

@@ -153,7 +153,7 @@ func WantMemory(t testing.TB, s Store, key store.Key, number int64, want Spaces)
 
 // same compares without printing, since memory may be large.
 func (s Spaces) same(other Spaces) bool {
-	return maps.EqualFunc(s, other, func(a, b Space) bool { return maps.Equal(a, b) })
+	return maps.EqualFunc(s, other, maps.Equal[Space, Space])
 }
 
 // sealMemory stores memory as the pod's next generation, built on base unless
