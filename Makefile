@@ -67,6 +67,10 @@ cluster-up: ## Start a local cluster, without Lifeboat
 cluster-down: ## Stop the local cluster and remove what it left
 	go run ./e2e/lab down $(ARGS)
 
+.PHONY: matrix
+matrix: ## Checkpoint Debian's programs 50 times in a row under load, and lose their node (ARGS='-programs redis')
+	go test -count=1 -timeout 60m ./e2e/matrix -v -generations 50 $(ARGS)
+
 .PHONY: softdirty
 softdirty: ## Test and measure pre-copy with soft-dirty on Debian's kernels under QEMU (some minutes)
 	go run ./e2e/softdirty $(ARGS)

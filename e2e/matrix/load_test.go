@@ -12,6 +12,8 @@ const (
 	stepEvery = 20 * time.Millisecond
 	// idleClients is how many clients beside the one at work are connected.
 	idleClients = 3
+	// newClients is how many come at once after a restore.
+	newClients = 8
 )
 
 // load is a client that works without end on one connection, beside others that

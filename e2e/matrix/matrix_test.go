@@ -3,6 +3,7 @@ package matrix
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -267,7 +268,7 @@ func (l *lab) lose(t *testing.T, subjects []*subject) {
 				return
 			}
 			if err := s.recovered(); err != nil {
-				s.err = fmt.Errorf("recovery: %w (%v)", err, s.err)
+				s.err = errors.Join(s.err, fmt.Errorf("recovery: %w", err))
 			}
 		})
 	}

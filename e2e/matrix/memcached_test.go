@@ -161,7 +161,7 @@ func (m *memcached) check(t *testing.T, s *subject) {
 		t.Error(err)
 	}
 	// Each connection goes to the next of its threads.
-	for range 8 {
+	for range newClients {
 		other, err := m.connect(s.deadline(t), s)
 		if err != nil {
 			t.Fatal(err)

@@ -187,26 +187,25 @@ func (p *postgres) check(t *testing.T, s *subject) {
 // checkBackends checks that each new client gets a process, and that those of the
 // clients of before the loss end.
 func (p *postgres) checkBackends(t *testing.T, s *subject, db *postgresSession) {
-	const clients = 8
 	pids := map[string]bool{}
-	for range clients {
+	for range newClients {
 		other, err := p.connect(s.deadline(t), s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer other.Close()
+		t.Cleanup(func() { other.Close() })
 		pid, err := other.text("SELECT pg_backend_pid()::text")
 		if err != nil {
 			t.Fatal(err)
 		}
 		pids[pid] = true
 	}
-	if len(pids) != clients {
-		t.Errorf("%d clients have %d processes", clients, len(pids))
+	if len(pids) != newClients {
+		t.Errorf("%d clients have %d processes", newClients, len(pids))
 	}
 	err := observe.Until(s.deadline(t), "the old clients' processes have ended", func(context.Context) (bool, string, error) {
 		count, err := db.text("SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'client backend'")
-		return count == strconv.Itoa(clients+1), count + " processes of clients", err
+		return count == strconv.Itoa(newClients+1), count + " processes of clients", err
 	})
 	if err != nil {
 		t.Error(err)

@@ -192,7 +192,9 @@ func (s *subject) judge(t *testing.T) {
 // judgeNumbers checks that what the program counts goes on from where it was at
 // the checkpoint: not from before it, and without a leap.
 func (s *subject) judgeNumbers(t *testing.T) {
-	session, err := s.open(s.deadline(t), s)
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	session, err := s.open(ctx, s)
 	if err != nil {
 		t.Fatalf("a new client is not served: %v", err)
 	}

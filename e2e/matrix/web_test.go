@@ -181,12 +181,11 @@ func (w *web) check(t *testing.T, s *subject) {
 		t.Errorf("the program saw its monotonic clock go back %d times", state.Backwards)
 	}
 	// New connections get threads of their own, all at once.
-	clients := make([]*webSession, 8)
-	for i := range clients {
-		clients[i] = w.connect(s.deadline(t), s)
-		defer clients[i].Close()
-		if err := clients[i].ping(); err != nil {
-			t.Errorf("client %d of %d: %v", i+1, len(clients), err)
+	for range newClients {
+		other := w.connect(s.deadline(t), s)
+		t.Cleanup(func() { other.Close() })
+		if err := other.ping(); err != nil {
+			t.Errorf("a new client is not served: %v", err)
 		}
 	}
 	w.more(t, s, client)
@@ -194,8 +193,8 @@ func (w *web) check(t *testing.T, s *subject) {
 
 // oldThreadsEnd checks that the threads of the connections of before the loss are gone.
 func oldThreadsEnd(t *testing.T, s *subject, client *webSession) {
-	// The main thread, those of two timers, and those of the clients of this check.
-	const most = 3 + 10
+	// The main thread, those of two timers, and those of the clients of now.
+	const most = 3 + newClients + 2
 	err := observe.Until(s.deadline(t), "the threads of the old connections have ended", func(context.Context) (bool, string, error) {
 		state, err := client.do(http.MethodGet, "/state")
 		return state.Threads <= most, fmt.Sprintf("%d threads", state.Threads), err
