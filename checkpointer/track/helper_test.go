@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		roles[role]()
 		os.Exit(0)
 	}
+	stopTime = 30 * time.Second // on machines that are emulated, or busy
 	os.Exit(m.Run())
 }
 

@@ -20,11 +20,15 @@ const (
 	ptraceGetDispatch   = 0x4210
 	ptraceSyscallStop   = unix.SIGTRAP | 0x80
 	noteRegisters       = 1 // NT_PRSTATUS
-	stopTime            = 2 * time.Second
 	sigmaskBytes        = 8
 	allSignals          = ^uint64(0)
 	yieldsBeforeWaiting = 500
 )
+
+// stopTime is how long a process may take to stop: those of its threads that have
+// stopped wait for the others. A variable because emulated machines, on which
+// the tests run as well, take longer.
+var stopTime = 500 * time.Millisecond
 
 func ptrace(request, tid int, addr, data uintptr) error {
 	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0)

@@ -98,15 +98,12 @@ func (s *softDirty) clear() error {
 // Close implements Tracker.
 func (s *softDirty) Close() error { return s.process.Close() }
 
-// stillTime is how long a process may take to stop.
-const stillTime = 50 * time.Millisecond
-
 // whileStill calls do while no thread of a process runs, and returns whether that was so.
 func whileStill(p *process, do func() error) (bool, error) {
 	if isStill(p.pid) {
 		return true, do()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stillTime)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	var stopErr, doErr error
 	done := make(chan struct{})

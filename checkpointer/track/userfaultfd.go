@@ -42,7 +42,10 @@ type uffd struct {
 
 func attachUserfaultfd(ctx context.Context, p *process) (*uffd, error) {
 	u := &uffd{process: p, fd: -1}
-	return u, u.take(ctx)
+	if err := u.take(ctx); err != nil {
+		return nil, err
+	}
+	return u, nil
 }
 
 // take gets a descriptor for the memory that the process has now.

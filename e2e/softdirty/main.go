@@ -36,7 +36,7 @@ type config struct {
 func main() {
 	var c config
 	suites := flag.String("suites", "bookworm,trixie", "the Debian releases whose kernels are tried")
-	sizes := flag.String("sizes", "64,256,512", "how much memory the measured process has, in megabytes")
+	sizes := flag.String("sizes", "64,256", "how much memory the measured process has, in megabytes")
 	shares := flag.String("shares", "1,5,20", "how much of it is written between two looks, in percent")
 	// Not KVM where there is a /dev/kvm: inside a virtual machine it may be there and hang.
 	flag.StringVar(&c.accelerator, "accel", "tcg", "QEMU's accelerator: tcg, or kvm where that works")

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -19,7 +20,7 @@ func main() {
 		write()
 		return
 	}
-	err := run()
+	err := run(context.Background())
 	if err != nil {
 		fmt.Println("softdirty:", err)
 	} else {
@@ -32,7 +33,7 @@ func main() {
 	}
 }
 
-func run() error {
+func run(ctx context.Context) error {
 	for _, m := range []struct{ target, kind string }{
 		{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}, {"/tmp", "tmpfs"}, {"/sys/fs/cgroup", "cgroup2"},
 	} {
@@ -52,7 +53,7 @@ func run() error {
 	if err := track.Works(track.SoftDirty); err != nil {
 		return fmt.Errorf("soft-dirty does not work: %w", err)
 	}
-	tests := exec.Command("/tests", "-test.short", "-test.v", "-test.failfast")
+	tests := exec.CommandContext(ctx, "/tests", "-test.short", "-test.v", "-test.failfast")
 	tests.Dir, tests.Stdout, tests.Stderr = "/tmp", os.Stdout, os.Stderr
 	fmt.Println("tests of checkpointer/track:")
 	if err := tests.Run(); err != nil {
@@ -63,7 +64,7 @@ func run() error {
 		return err
 	}
 	sizes, shares, _ := strings.Cut(string(content), "\n")
-	return measureAll(numbers(sizes), numbers(shares))
+	return measureAll(ctx, numbers(sizes), numbers(shares))
 }
 
 func numbers(list string) []int {

@@ -47,13 +47,13 @@ func write() {
 }
 
 // runs is how often each figure is taken; the median counts.
-const runs = 7
+const runs = 5
 
-func measureAll(sizes, shares []int) error {
+func measureAll(ctx context.Context, sizes, shares []int) error {
 	fmt.Printf("%10s %8s %12s %16s %8s %20s\n", "memory", "written", "read all", "read written", "ratio", "bytes read")
 	for _, size := range sizes {
 		for _, share := range shares {
-			if err := measure(size, share); err != nil {
+			if err := measure(ctx, size, share); err != nil {
 				return fmt.Errorf("measure %d MB with %d %% written: %w", size, share, err)
 			}
 		}
@@ -69,8 +69,8 @@ type subject struct {
 	group cgroup.Group
 }
 
-func measure(megabytes, percent int) (err error) {
-	cmd := exec.Command("/proc/self/exe", writerName, strconv.Itoa(megabytes))
+func measure(ctx context.Context, megabytes, percent int) (err error) {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", writerName, strconv.Itoa(megabytes))
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -100,12 +100,11 @@ func measure(megabytes, percent int) (err error) {
 	if !s.out.Scan() {
 		return errors.New("it has ended")
 	}
-	return s.compare(megabytes, percent)
+	return s.compare(ctx, megabytes, percent)
 }
 
 // compare prints how long the subject is frozen with and without pre-copy.
-func (s subject) compare(megabytes, percent int) error {
-	ctx := context.Background()
+func (s subject) compare(ctx context.Context, megabytes, percent int) error {
 	tracker, err := track.Attach(ctx, s.pid, track.SoftDirty)
 	if err != nil {
 		return err
