@@ -121,11 +121,11 @@ func (d *Daemon) attach(pid, userfaultfd int) error {
 	}
 	d.counts.attached.CompareAndSwap(0, time.Now().UnixNano())
 	d.mu.Unlock()
-	return d.serve(s, userfaultfd, func(number uint32) record { return record{kind: recordAttach, space: number, a: uint64(pid)} })
+	return d.serve(s, userfaultfd, []record{{kind: recordAttach, a: uint64(pid)}})
 }
 
-// serve gives a space a number and begins to follow it. Its record is noted.
-func (d *Daemon) serve(s *space, userfaultfd int, note func(number uint32) record) error {
+// serve gives a space a number and begins to follow it, once the records are noted.
+func (d *Daemon) serve(s *space, userfaultfd int, records []record) error {
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err == nil {
 		err = unix.SetNonblock(userfaultfd, true) // or poll would report an error
@@ -147,7 +147,7 @@ func (d *Daemon) serve(s *space, userfaultfd int, note func(number uint32) recor
 	}
 	d.mu.Unlock()
 	d.keep.add(s, d.options.Log)
-	d.state.note(note(uint32(s.number)))
+	d.note(s, records)
 	d.work.Go(func() { d.follow(s) })
 	return nil
 }

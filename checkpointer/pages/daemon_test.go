@@ -154,6 +154,7 @@ func TestMemoryIsRight(t *testing.T) {
 		"reading":      {plan: guestPlan{Processes: 2, Threads: 3, Pages: 6000, Ops: 3000}},
 		"changing":     {plan: guestPlan{Processes: 2, Threads: 3, Pages: 6000, Ops: 3000, Changes: true}},
 		"slow source":  {plan: guestPlan{Processes: 2, Threads: 3, Pages: 1500, Ops: 500, Changes: true}, delay: 3 * time.Millisecond},
+		"moving":       {plan: guestPlan{Processes: 1, Threads: 6, Pages: 24000, Ops: 3000, Moving: true}, delay: 10 * time.Millisecond},
 		"many threads": {plan: guestPlan{Processes: 1, Threads: 12, Pages: 6000, Ops: 1000, Changes: true}},
 	}
 	for name, test := range tests {

@@ -1,19 +1,23 @@
 package pages
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
 // maxPatience is how long a process may be in the middle of changing its address
 // space, or lack the memory for a page, before that counts as an error.
 const maxPatience = 30 * time.Second
+
+// detourPause is how long a thread is given to tell of a change that it has made:
+// it is about to, unless it has just lost its processor.
+const detourPause = 10 * time.Millisecond
 
 // follow reads what a userfaultfd has to say until its space is closed or the
 // daemon ends. Whoever reads a fault answers it, which is faster than to wake
@@ -93,22 +97,44 @@ func (d *Daemon) readLocked(s *space) ([]uint64, error) {
 		return nil, nil
 	}
 	d.state.busy().Add(1)
-	faults, changes, err := s.read()
-	if err == nil && moves(changes) {
-		var more []uint64
-		more, changes, err = d.collect(s, changes)
-		faults = append(faults, more...)
-	}
-	if d.options.afterRead != nil {
-		d.options.afterRead(len(changes))
-	}
-	if err == nil {
-		err = d.apply(s, changes)
-	}
+	faults, err := d.readAndApply(s)
 	if err == nil {
 		d.state.busy().Add(^uint32(0))
 	}
 	return faults, err
+}
+
+func (d *Daemon) readAndApply(s *space) ([]uint64, error) {
+	if len(s.echoes)+len(s.arrived) > 0 && !errors.Is(probe(s.fd, aside), unix.EAGAIN) {
+		d.note(s, s.settle())
+	}
+	var faults []uint64
+	var p patience
+	for {
+		more, read, err := s.read()
+		if d.options.afterRead != nil {
+			d.options.afterRead(len(read))
+		}
+		if err != nil {
+			return nil, err
+		}
+		faults = append(faults, more...)
+		if err := d.apply(s, read); err != nil {
+			return nil, err
+		}
+		if len(s.detours) == 0 {
+			return faults, nil
+		}
+		if len(read) == 0 && !errors.Is(probe(s.fd, aside), unix.EAGAIN) {
+			d.note(s, s.settle())
+			return faults, nil
+		}
+		// The thread that made room is about to tell. If those whose events were read
+		// went on meanwhile, they could change the same addresses again.
+		if !p.pause(d.ctx, detourPause) {
+			return nil, errors.New("its address space does not settle")
+		}
+	}
 }
 
 // read reads messages, without waiting for any.
@@ -133,59 +159,25 @@ func (s *space) read() (faults []uint64, changes []message, err error) {
 	return faults, changes, nil
 }
 
-func moves(changes []message) bool {
-	for _, m := range changes {
-		if m.event == eventRemap {
-			return true
-		}
-	}
-	return false
-}
-
-// collect reads on until no change of the address space is under way. Threads
-// send their events after the fact and in no order among each other: only all of
-// them together tell what happened.
-func (d *Daemon) collect(s *space, changes []message) ([]uint64, []message, error) {
-	var faults []uint64
-	var p patience
-	for {
-		err := probe(s.fd, changes[0].a)
-		if errors.Is(err, unix.ESRCH) || !errors.Is(err, unix.EAGAIN) {
-			return faults, inOrder(s, changes), nil
-		}
-		moreFaults, more, err := s.read()
-		if err != nil {
-			return nil, nil, err
-		}
-		faults, changes = append(faults, moreFaults...), append(changes, more...)
-		if len(more) == 0 && !p.wait(d.ctx) {
-			return nil, nil, errors.New("its address space does not settle")
-		}
-	}
-}
-
 // apply does to a space what its process has done to its memory.
 func (d *Daemon) apply(s *space, changes []message) error {
 	for _, m := range changes {
-		var news bool
-		r := record{space: uint32(s.number), a: m.a, b: m.b}
-		switch m.event {
-		case eventRemove:
-			r.kind, news = recordForget, s.forget(memory.Span{Start: m.a, End: m.b})
-		case eventUnmap:
-			r.kind, news = recordDrop, s.drop(memory.Span{Start: m.a, End: m.b})
-		case eventRemap:
-			r.kind, r.c, news = recordMove, m.c, s.move(m.a, m.b, m.c)
-		case eventFork:
-			if err := d.forked(s, int(m.a)); err != nil {
-				return err
-			}
+		if m.event != eventFork {
+			d.note(s, s.change(m))
+			continue
 		}
-		if news {
-			d.state.note(r)
+		if err := d.forked(s, int(m.a)); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (d *Daemon) note(s *space, records []record) {
+	for _, r := range records {
+		r.space = uint32(s.number)
+		d.state.note(r)
+	}
 }
 
 // forked begins to serve a child that a process has just made.
@@ -196,9 +188,9 @@ func (d *Daemon) forked(parent *space, userfaultfd int) error {
 	}
 	child := newSpace(d.index, 0)
 	parent.fork(child)
-	err := d.serve(child, userfaultfd, func(number uint32) record {
-		return record{kind: recordFork, space: number, a: uint64(parent.number)}
-	})
+	child.detours = slices.Clone(parent.detours)
+	settled := child.settle() // the events that are outstanding are not its own
+	err := d.serve(child, userfaultfd, append([]record{{kind: recordFork, a: uint64(parent.number)}}, settled...))
 	d.drains.wake()
 	return err
 }
@@ -211,7 +203,7 @@ type patience struct {
 }
 
 // wait returns false when it has taken too long altogether, or ctx has ended.
-func (p *patience) wait(ctx interface{ Done() <-chan struct{} }) bool {
+func (p *patience) wait(ctx context.Context) bool {
 	if p.since.IsZero() {
 		p.since = time.Now()
 	}
@@ -221,10 +213,18 @@ func (p *patience) wait(ctx interface{ Done() <-chan struct{} }) bool {
 		return true
 	}
 	p.delay = min(max(2*p.delay, 20*time.Microsecond), 5*time.Millisecond)
+	return p.pause(ctx, p.delay)
+}
+
+// pause waits for a time, else as wait.
+func (p *patience) pause(ctx context.Context, delay time.Duration) bool {
+	if p.since.IsZero() {
+		p.since = time.Now()
+	}
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(p.delay):
-		return passed < maxPatience
+	case <-time.After(delay):
+		return time.Since(p.since) < maxPatience
 	}
 }

@@ -46,6 +46,9 @@ type guestPlan struct {
 	Seed      uint64
 	// Changes is whether processes unmap, move and remove memory, and fork.
 	Changes bool
+	// Moving is whether threads do little else than move memory, each to where
+	// others have just made room.
+	Moving bool
 	// Hold makes processes wait for a line on their standard input before they begin.
 	Hold bool
 }
@@ -304,6 +307,9 @@ func (g *guestThread) step() error {
 	if len(g.pages) < 8 {
 		return nil
 	}
+	if g.plan.Moving {
+		return g.moveBlock()
+	}
 	choice := g.rand.IntN(1000)
 	if !g.plan.Changes {
 		choice = min(choice, 699)
@@ -397,6 +403,29 @@ func (g *guestThread) move() error {
 		}
 	}
 	return g.checked(grown)
+}
+
+// moveBlock moves a block to the first room that the kernel has for it.
+func (g *guestThread) moveBlock() error {
+	const block = 4
+	length := block * uintptr(pageSize)
+	i := g.rand.IntN(len(g.pages)/block) * block
+	room, err := unix.MmapPtr(-1, 0, nil, length, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return fmt.Errorf("map: %w", err)
+	}
+	from, to := g.pages[i].address, uintptr(room)
+	g.last = fmt.Sprintf("move %#x to %#x", from, to)
+	if err := syscall6(unix.SYS_MREMAP, from, length, length, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, to, 0); err != nil {
+		return fmt.Errorf("%s: %w", g.last, err)
+	}
+	for j := range block {
+		g.pages[i+j].address += to - from
+	}
+	if g.rand.IntN(30) > 0 {
+		return nil
+	}
+	return g.checked(g.pages[i+g.rand.IntN(block)])
 }
 
 // fork makes a child that checks what its parent had, and changes it.

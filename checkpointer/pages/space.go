@@ -1,7 +1,6 @@
 package pages
 
 import (
-	"cmp"
 	"math/bits"
 	"slices"
 	"sync"
@@ -87,6 +86,7 @@ type space struct {
 	// stop is an eventfd that ends the reader.
 	stop int
 	raw  [readMessages * messageBytes]byte
+	changes
 }
 
 // find returns the index of the piece that has an address, or of the next one.
@@ -172,7 +172,7 @@ func (s *space) move(from, to, length uint64) bool {
 		p.address += to - from
 	}
 	s.pieces = append(s.pieces, moved...)
-	slices.SortFunc(s.pieces, func(a, b *piece) int { return cmp.Compare(a.address, b.address) })
+	slices.SortFunc(s.pieces, byAddress)
 	return news || len(moved) > 0
 }
 

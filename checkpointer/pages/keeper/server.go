@@ -135,7 +135,7 @@ func (s *Server) handle(c *session, raw []byte, fds []int) (answer, []int) {
 		case opRemove:
 			err = c.remove(r.Index)
 		case opDrop:
-			err = s.drop(c, r.ID)
+			s.drop(c, r.ID)
 		case opList:
 			reply.Descriptions = s.list()
 		case opTake:
@@ -201,17 +201,16 @@ func (c *session) remove(index int) error {
 
 // drop is for the restore's daemon, also on a new connection, and for whoever has
 // killed a container that has none.
-func (s *Server) drop(c *session, id string) error {
+func (s *Server) drop(c *session, id string) {
 	r := s.restores[id]
 	if r == nil {
-		return nil
+		return
 	}
 	r.close()
 	delete(s.restores, id)
 	if c.restore == r {
 		c.restore = nil
 	}
-	return nil
 }
 
 func (s *Server) list() []Description {
