@@ -108,16 +108,37 @@ func daemonMain() {
 			end(err)
 		}
 	}
-	fmt.Println("ready")
+	for d.Stats().Restored.IsZero() && d.Stats().Done.IsZero() {
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println("serves")
 	err := d.Wait()
 	fmt.Printf("%+v\n", d.Stats())
 	end(err)
 }
 
+// output may be read while it is written.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
 // process is a role that runs.
 type process struct {
 	*exec.Cmd
-	out  *strings.Builder
+	out  *output
 	done chan error
 }
 
@@ -131,7 +152,7 @@ func start(t *testing.T, role string, plan any) *process {
 		}
 		raw = string(encoded)
 	}
-	p := &process{Cmd: exec.Command("/proc/self/exe"), out: &strings.Builder{}, done: make(chan error, 1)}
+	p := &process{Cmd: exec.Command("/proc/self/exe"), out: &output{}, done: make(chan error, 1)}
 	p.Env = append(os.Environ(), pages.RoleVariable+"="+role, "HANDOVER_PLAN="+raw)
 	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.Stdout, p.Stderr = p.out, p.out
@@ -195,7 +216,13 @@ func newScene(t *testing.T, first daemonPlan) *scene {
 	if err := os.WriteFile(s.Group, []byte(strconv.Itoa(s.guest.Process.Pid)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	s.serves(t)
 	return s
+}
+
+// serves waits until the daemon knows everything that another one would have to.
+func (s *scene) serves(t *testing.T) {
+	eventually(t, "the daemon serves", func() bool { return strings.Contains(s.daemon.out.String(), "serves") })
 }
 
 func (s *scene) killed() bool { return strings.Contains(s.keeper.out.String(), "kills guest") }
@@ -222,6 +249,7 @@ func TestGuestOutlivesItsDaemons(t *testing.T) {
 				next := s.daemonPlan
 				next.Resume = true
 				s.daemon = start(t, "daemon", next)
+				s.serves(t)
 			}
 			guestErr := s.guest.Wait()
 			if s.killed() {
