@@ -50,7 +50,14 @@ func takeUserfaultfd(ctx context.Context, p *process) (int, error) {
 	for try := 1; ; try++ {
 		answers := make(chan answer, 1)
 		onTracer(func() {
-			fd, err := stopAndTake(ctx, p)
+			// Its own handle of the process, for this may outlast the caller's.
+			own, err := open(p.pid)
+			if err != nil {
+				answers <- answer{-1, err}
+				return
+			}
+			defer own.Close()
+			fd, err := stopAndTake(ctx, own)
 			answers <- answer{fd, err}
 		})
 		select {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"time"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
