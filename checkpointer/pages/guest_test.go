@@ -493,7 +493,7 @@ func forkAndCheck(pages []guestPage, offset, removed int) int {
 }
 
 // startGuest starts a guest, which ends with the test.
-func startGuest(t *testing.T, plan guestPlan) (*exec.Cmd, *strings.Builder) {
+func startGuest(t testing.TB, plan guestPlan) (*exec.Cmd, *strings.Builder) {
 	t.Helper()
 	raw, err := json.Marshal(plan)
 	if err != nil {
