@@ -21,9 +21,8 @@ import (
 
 // changes is what is known of changes of which not all events may have come.
 type changes struct {
-	// echoes are the unmappings that moves are yet to send.
-	echoes []memory.Span
-	// arrived is where something was moved to: unmapping it may be older than that.
+	// arrived is where something was moved to: unmapping it may be older than that,
+	// or the echo of a move away from there.
 	arrived memory.Set
 	// detours are moves to where room is yet to be made.
 	detours []detour
@@ -50,7 +49,6 @@ func (s *space) change(m message) []record {
 		notes = s.unmapped(memory.Span{Start: m.a, End: m.b})
 	case eventRemap:
 		from, to := memory.Span{Start: m.a, End: m.a + m.c}, memory.Span{Start: m.b, End: m.b + m.c}
-		s.echoes = append(s.echoes, from)
 		s.arrived = memory.Subtract(s.arrived, memory.Set{from})
 		if s.occupied(to) {
 			via := uint64(aside)
@@ -92,10 +90,6 @@ func (s *space) forgotten(spans []memory.Span) []record {
 // came there since. Where that is not known it stays: if it is not mapped, putting
 // pages there will tell.
 func (s *space) unmapped(span memory.Span) []record {
-	if i := slices.Index(s.echoes, span); i >= 0 {
-		s.echoes = slices.Delete(s.echoes, i, i+1)
-		return nil
-	}
 	var notes []record
 	for _, part := range memory.Subtract(memory.Set{span}, s.arrived) {
 		if s.drop(part) {

@@ -105,7 +105,7 @@ func (d *Daemon) readLocked(s *space) ([]uint64, error) {
 }
 
 func (d *Daemon) readAndApply(s *space) ([]uint64, error) {
-	if len(s.echoes)+len(s.arrived) > 0 && !errors.Is(probe(s.fd, aside), unix.EAGAIN) {
+	if len(s.arrived) > 0 && !errors.Is(probe(s.fd, aside), unix.EAGAIN) {
 		d.note(s, s.settle())
 	}
 	var faults []uint64
