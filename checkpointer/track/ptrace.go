@@ -69,32 +69,39 @@ type stopped struct {
 
 // stop stops every thread of a process. options are ptrace's, for its first
 // thread. Signals that arrive meanwhile are delivered, and system calls that
-// were interrupted go on, when it is resumed. When stop fails, the end of the
-// calling thread lets go of the process.
+// were interrupted go on, when it is resumed. When stop fails, it resumes what has
+// stopped, and the end of the calling thread lets go of the rest.
 func stop(ctx context.Context, p *process, options int) (*stopped, error) {
 	s := &stopped{process: p, threads: map[int]bool{}}
+	if err := s.stopAll(ctx, options); err != nil {
+		return nil, errors.Join(err, s.resume())
+	}
+	return s, nil
+}
+
+func (s *stopped) stopAll(ctx context.Context, options int) error {
 	// A thread that is not stopped yet may make others, so the list is complete
 	// only when nothing is new in it although all the others were stopped.
 	for {
 		fresh, err := s.seize(options)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if len(fresh) == 0 {
 			break
 		}
 		for _, tid := range fresh {
 			if err := s.wait(ctx, tid); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 	for tid := range s.threads {
 		if err := restartInterrupted(tid); err != nil {
-			return nil, fmt.Errorf("thread %d: %w", tid, err)
+			return fmt.Errorf("thread %d: %w", tid, err)
 		}
 	}
-	return s, p.alive()
+	return s.process.alive()
 }
 
 // seize begins to stop the threads that are not known yet, and returns them.
