@@ -89,6 +89,7 @@ type restored struct {
 	reader *store.Reader
 	daemon *pages.Daemon
 	clean  func() error
+	phases []phase // of the restore, up to the return of the runtime's create
 }
 
 // containerMemory is a pages.Source: the memory of the one container.
@@ -99,6 +100,7 @@ func (m containerMemory) Chunks() []memory.Chunk { return m.Memory(containerName
 // restore brings a pod's generation back in a container, at a peer: from its own
 // store, or, when holder is not nil, from that peer's.
 func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key store.Key, number int64, s *subject) (_ *restored, err error) {
+	laps := newLaps()
 	var from store.Segments
 	if holder != nil {
 		if from, err = at.client.Holder(holder.name, holder.address).Segments(ctx, key, number); err != nil {
@@ -121,9 +123,11 @@ func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key sto
 			err = errors.Join(err, r.clean())
 		}
 	}()
+	laps.end("open")
 	if err := reader.Materialize(ctx, stagedFolder); err != nil {
 		return nil, err
 	}
+	laps.end("images")
 	if err := engine.ApplyFiles(ctx, stagedFolder, c.Name, filepath.Join(c.Bundle, "rootfs"), s.pod.EmptyDirs, s.pod.Shm); err != nil {
 		return nil, err
 	}
@@ -134,23 +138,32 @@ func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key sto
 	if err := attempt(func(t nodetest.T) { c.SetCRIUConfig(t, config) }); err != nil {
 		return nil, err
 	}
+	laps.end("files")
 	// Not with ctx: it ends with the first answer.
 	if r.daemon, err = pages.Start(context.WithoutCancel(ctx), workFolder, containerMemory{reader}, pages.Options{}); err != nil {
 		return nil, err
 	}
+	laps.end("page daemon")
 	err = c.Runtime("runc", "restore", "--detach", "--bundle", c.Bundle, "--pid-file", c.PidFile(), "--image-path",
 		filepath.Join(stagedFolder, c.Name, criu.ImagesDir), "--work-path", workFolder, "--lazy-pages", "--manage-cgroups-mode", "ignore", c.ID)
 	if err != nil {
 		r.daemon.Stop()
 		return nil, fmt.Errorf("%w: %s", err, lastErrors(filepath.Join(workFolder, "restore.log")))
 	}
+	laps.end("runc")
+	r.phases = laps.phases
 	return r, nil
 }
 
-// drained waits until all memory is filled in, and returns how many bytes that was,
-// and how long it took from the restore on.
-func (r *restored) drained() (bytes int64, took time.Duration, err error) {
-	err = r.daemon.Wait()
-	stats := r.daemon.Stats()
-	return stats.FaultBytes + stats.DrainedBytes, stats.Done.Sub(stats.Restored), errors.Join(err, r.clean())
+// drain is how all memory was filled in.
+type drain struct {
+	bytes, faults int64
+	took          time.Duration // from the restore on
+}
+
+// drained waits until all memory is filled in.
+func (r *restored) drained() (drain, error) {
+	err := r.daemon.Wait()
+	s := r.daemon.Stats()
+	return drain{s.FaultBytes + s.DrainedBytes, s.Faults, s.Done.Sub(s.Restored)}, errors.Join(err, r.clean())
 }

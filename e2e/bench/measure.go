@@ -135,6 +135,21 @@ func (r *rig) tellFacts(ctx context.Context, tracking string) error {
 	return nil
 }
 
+// preferCPU gives this node, and so both sides of every comparison, the processors
+// before all else on the machine. It ends with the node's cgroup.
+func preferCPU() error {
+	for file, most := range map[string]string{
+		"/sys/fs/cgroup/cpu.weight":             "10000",
+		"/sys/fs/cgroup/cpu/cpu.shares":         "262144",
+		"/sys/fs/cgroup/cpu,cpuacct/cpu.shares": "262144",
+	} {
+		if _, err := os.Stat(file); err == nil {
+			return os.WriteFile(file, []byte(most), 0)
+		}
+	}
+	return errors.New("--prefer-cpu: the machine has no cgroups for its processors")
+}
+
 // fileSystem names the kind of file system that is mounted at a folder.
 func fileSystem(folder string) (string, error) {
 	out, err := output("findmnt", "--noheadings", "--output", "FSTYPE", folder)

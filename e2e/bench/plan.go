@@ -60,6 +60,10 @@ const (
 	redisBytes = 64 * mebibyte
 )
 
+// restoreDirty is the share of the pages, in percent, that is rewritten between the
+// generations ahead of a restore. Any other would do as well.
+const restoreDirty = 1
+
 // options are the flags that choose rows. Once any of sizes, contents and dirty is
 // given, every combination of them is measured, of those that are not given all values.
 type options struct {
@@ -83,6 +87,9 @@ func plan(b bench, o options) ([]row, error) {
 	chosen, err := o.parse()
 	if err != nil {
 		return nil, err
+	}
+	if b == benchRestore {
+		chosen.dirty = []int{restoreDirty}
 	}
 	var rows []row
 	add := func(w workload, dirty int) {
@@ -122,8 +129,7 @@ func plan(b bench, o options) ([]row, error) {
 func usual(b bench, w workload, dirty int, quick bool) bool {
 	switch {
 	case b == benchRestore:
-		// How much was rewritten before does not matter to a restore.
-		return dirty == 1 && w.Content == content.Random && (!quick || w.Bytes < gibibyte)
+		return w.Content == content.Random && (!quick || w.Bytes < gibibyte)
 	case quick:
 		return w.Bytes < gibibyte && w.Content == content.Random && dirty == 1
 	case w.Bytes < gibibyte:

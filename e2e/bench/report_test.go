@@ -26,8 +26,8 @@ func reported(t *testing.T, b bench, value func(at row, s side, measure string) 
 	for _, at := range rows {
 		for _, s := range []side{stock, ours, away} {
 			for _, measure := range []string{
-				pauseGap, pauseEngine, quietGap, total, phasePrefix + "freeze", phasePrefix + "read memory",
-				resident, firstNew, storedNew, sentNew, sealAlone, processor, firstAnswer, drainTime, drainBytes,
+				pauseGap, pauseEngine, quietGap, total, phasePrefix + "freeze", phasePrefix + "read memory", phasePrefix + "page daemon", phasePrefix + "files", phasePrefix + "thaw",
+				resident, firstNew, storedNew, sentNew, sealAlone, processor, firstAnswer, drainTime, drainBytes, faults,
 			} {
 				for run, v := range value(at, s, measure) {
 					r.event(event{Sample: &sample{at, s, measure, run, v}})

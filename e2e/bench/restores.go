@@ -116,12 +116,16 @@ func (r *rig) oneRestore(ctx context.Context, at row, from *source, by side, run
 	}
 	r.sample(at, by, firstAnswer, run, took.Seconds())
 	if memory != nil {
-		bytes, took, err := memory.drained()
+		for _, p := range memory.phases {
+			r.sample(at, by, phasePrefix+p.name, run, p.took.Seconds())
+		}
+		drain, err := memory.drained()
 		if err != nil {
 			return err
 		}
-		r.sample(at, by, drainBytes, run, float64(bytes))
-		r.sample(at, by, drainTime, run, took.Seconds())
+		r.sample(at, by, drainBytes, run, float64(drain.bytes))
+		r.sample(at, by, drainTime, run, drain.took.Seconds())
+		r.sample(at, by, faults, run, float64(drain.faults))
 	}
 	all := s.question(checked)
 	_, err = s.firstAnswer(ctx, all.line(), all.check)

@@ -40,6 +40,8 @@ const (
 	firstAnswer = "create to first right answer"
 	drainTime   = "drain"
 	drainBytes  = "drained"
+	// faults are the pages that the workload had to wait for.
+	faults = "faults"
 )
 
 // sample is one measurement.
@@ -130,4 +132,19 @@ func spreadOf(values []float64) (spread, bool) {
 type phase struct {
 	name string
 	took time.Duration
+}
+
+// laps measures phases, one after the other.
+type laps struct {
+	begin  time.Time
+	phases []phase
+}
+
+func newLaps() *laps { return &laps{begin: time.Now()} }
+
+// end ends a phase, and begins the next one.
+func (l *laps) end(name string) {
+	now := time.Now()
+	l.phases = append(l.phases, phase{name, now.Sub(l.begin)})
+	l.begin = now
 }

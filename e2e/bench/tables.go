@@ -35,24 +35,11 @@ const (
 func checkpointEnd(out io.Writer, r *results) {
 	fmt.Fprintf(out, "\nmedians in ms; without: the longest gap in %d ms without a checkpoint; whole: with all that is done while the pod runs\n",
 		quietWindow.Milliseconds())
-	phases := r.measures(phasePrefix)
-	fmt.Fprintf(out, "%-*s %8s %11s %10s %9s", nameWidth, "", "without", "runc, whole", "we, whole", "pause of")
-	for _, name := range phases {
-		fmt.Fprintf(out, "  %s", strings.TrimPrefix(name, phasePrefix))
-	}
-	fmt.Fprintln(out)
+	fmt.Fprintf(out, "%-*s %8s %11s %10s %9s%s\n", nameWidth, "", "without", "runc, whole", "we, whole", "pause of", r.phaseNames())
 	for _, at := range r.done {
-		one := func(s side, measure string) string {
-			if v, ok := median(r.of(at, s, measure)); ok {
-				return milliseconds(v)
-			}
-			return "-"
-		}
-		fmt.Fprintf(out, "%-*s %8s %11s %10s %9s", nameWidth, at.name(), one(ours, quietGap), one(stock, total), one(ours, total), one(ours, pauseEngine))
-		for _, name := range phases {
-			fmt.Fprintf(out, "  %*s", len(strings.TrimPrefix(name, phasePrefix)), one(ours, name))
-		}
-		fmt.Fprintln(out)
+		one := func(s side, measure string) string { return medianMilliseconds(r.of(at, s, measure)) }
+		fmt.Fprintf(out, "%-*s %8s %11s %10s %9s%s\n", nameWidth, at.name(), one(ours, quietGap), one(stock, total), one(ours, total), one(ours, pauseEngine),
+			r.phases(at, ours))
 	}
 	printAims(out, []aim{
 		worstOf(r, fmt.Sprintf("a pause of at most %d ms at 64 MB", smallPause.Milliseconds()), smallPause.Seconds(), func(at row) (float64, bool) {
@@ -68,6 +55,35 @@ func checkpointEnd(out io.Writer, r *results) {
 			return gap / theirs, at.Bytes == gibibyte && at.Dirty == 1 && known && measured
 		}, func(v float64) string { return fmt.Sprintf("%.1f times", 1/v) }),
 	})
+}
+
+// phaseNames are the heads of the columns that phases fills.
+func (r *results) phaseNames() string {
+	var line strings.Builder
+	for _, name := range r.measures(phasePrefix) {
+		fmt.Fprintf(&line, "  %*s", phaseWidth, strings.TrimPrefix(name, phasePrefix))
+	}
+	return line.String()
+}
+
+// phaseWidth is the least width of a phase's column.
+const phaseWidth = 6
+
+// phases are the medians of all phases in a row, in milliseconds.
+func (r *results) phases(at row, s side) string {
+	var line strings.Builder
+	for _, name := range r.measures(phasePrefix) {
+		width := max(phaseWidth, len(strings.TrimPrefix(name, phasePrefix)))
+		fmt.Fprintf(&line, "  %*s", width, medianMilliseconds(r.of(at, s, name)))
+	}
+	return line.String()
+}
+
+func medianMilliseconds(seconds []float64) string {
+	if v, ok := median(seconds); ok {
+		return milliseconds(v)
+	}
+	return "-"
 }
 
 var storeHead = []string{
@@ -155,6 +171,15 @@ const (
 )
 
 func restoreEnd(out io.Writer, r *results) {
+	fmt.Fprintf(out, "\nmedians in ms of what comes before the first answer, and how many pages were waited for until all was filled in\n")
+	fmt.Fprintf(out, "%-*s %-28s%s  %8s\n", nameWidth, "", "", r.phaseNames(), "faults")
+	for _, at := range r.done {
+		name := at.String()
+		for _, s := range []side{ours, away} {
+			fmt.Fprintf(out, "%-*s %-28s%s  %8s\n", nameWidth, name, s, r.phases(at, s), quotient(r.of(at, s, faults), []float64{1}, "%.0f"))
+			name = ""
+		}
+	}
 	aims := []aim{worstOf(r, fmt.Sprintf("the first answer within %d ms from the node's own store", localAnswer.Milliseconds()), localAnswer.Seconds(), func(at row) (float64, bool) {
 		return median(r.of(at, ours, firstAnswer))
 	}, func(v float64) string { return milliseconds(v) + " ms" })}
