@@ -213,30 +213,48 @@ func (s *Store) List(key Key) ([]Generation, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
+	for {
+		list, complete, err := s.list(ctx, key)
+		if err == nil && !complete {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list generations of %s: %w", key, err)
+		}
+		if complete {
+			return list, nil
+		}
+	}
+}
+
+// list is List at one moment. It is not complete when a generation was removed
+// meanwhile: newer ones may have come that it has not seen.
+func (s *Store) list(ctx context.Context, key Key) (list []Generation, complete bool, err error) {
 	numbers, err := s.numbers(key)
 	if err != nil {
-		return nil, fmt.Errorf("list generations of %s: %w", key, err)
+		return nil, false, err
 	}
-	var list []Generation
 	for _, number := range numbers {
 		m, err := s.summary(ctx, key, number)
 		var damaged *Damaged
 		switch {
 		case err == nil:
 			list = append(list, m.generation)
+		case errors.Is(err, ErrNotFound):
+			return nil, false, nil
 		case errors.As(err, &damaged):
-			if _, err := s.disk.size(key.path(manifestName(number))); err != nil {
-				continue // it was removed meanwhile, and its segments after it
+			if !s.holds(key, number) {
+				return nil, false, nil // its segments went after it
 			}
 			if s.pod(key).report(number) {
 				s.options.Logger.Warn("a damaged generation is left out of the list",
 					"pod", key.String(), "generation", number, "file", damaged.File, "detail", damaged.Detail)
 			}
-		case !errors.Is(err, ErrNotFound): // else it was removed meanwhile
-			return nil, fmt.Errorf("list generations of %s: %w", key, err)
+		default:
+			return nil, false, err
 		}
 	}
-	return list, nil
+	return list, true, nil
 }
 
 // numbers lists the numbers of the pod's manifests, highest first.
