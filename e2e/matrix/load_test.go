@@ -114,15 +114,14 @@ func (l *load) close() {
 }
 
 // around returns the highest value of a number that was acknowledged before the
-// moment, and the first one that was acknowledged later (the last one of all when
-// none was).
-func around(acks []ack, number int, moment time.Time) (before, after int64) {
+// moment, and the first one that was acknowledged later, if there is one.
+func around(acks []ack, number int, moment time.Time) (before, after int64, known bool) {
 	i, _ := slices.BinarySearchFunc(acks, moment, func(a ack, t time.Time) int { return a.at.Compare(t) })
 	if i > 0 {
 		before = acks[i-1].numbers[number]
 	}
-	if i < len(acks) {
-		return before, acks[i].numbers[number]
+	if i == len(acks) {
+		return before, 0, false
 	}
-	return before, before
+	return before, acks[i].numbers[number], true
 }

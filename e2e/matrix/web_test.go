@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
@@ -99,20 +100,38 @@ type webSession struct {
 }
 
 func newWebSession(ctx context.Context, s *subject, port int) *webSession {
-	dialled := false
+	var only *watchedConn
 	transport := &http.Transport{MaxConnsPerHost: 1}
 	transport.DialContext = func(_ context.Context, network, address string) (net.Conn, error) {
-		if dialled {
-			return nil, fmt.Errorf("the connection with %s ended", address)
+		if only != nil {
+			return nil, fmt.Errorf("the connection with %s ended: %v", address, only.ended.Load())
 		}
-		dialled = true
-		return s.cluster.Dial(ctx, network, address)
+		conn, err := s.cluster.Dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		only = &watchedConn{Conn: conn}
+		return only, nil
 	}
 	return &webSession{
 		ctx:    ctx,
 		url:    "http://" + net.JoinHostPort(s.pod.Status.PodIP, strconv.Itoa(port)),
 		client: &http.Client{Transport: transport, Timeout: answerLimit},
 	}
+}
+
+// watchedConn keeps what ended it: the transport would only connect anew.
+type watchedConn struct {
+	net.Conn
+	ended atomic.Value // an error's text
+}
+
+func (w *watchedConn) Read(buf []byte) (int, error) {
+	n, err := w.Conn.Read(buf)
+	if err != nil {
+		w.ended.CompareAndSwap(nil, err.Error())
+	}
+	return n, err
 }
 
 func (w *webSession) Close() error {
