@@ -102,7 +102,7 @@ func stopAndTake(ctx context.Context, p *process) (fd int, err error) {
 			fd = -1
 		}
 	}()
-	c := caller{tid: p.pid, instruction: instruction}
+	c := caller{stopped: s, tid: p.pid, instruction: instruction}
 	if err := c.begin(); err != nil {
 		return -1, err
 	}
@@ -199,6 +199,7 @@ func indexInstruction(code []byte) int {
 
 // caller makes system calls on behalf of a stopped thread.
 type caller struct {
+	stopped     *stopped
 	tid         int
 	instruction uint64
 	registers   registers
@@ -304,7 +305,7 @@ func (c *caller) runTo(request int, there func(unix.WaitStatus) bool) error {
 		if err := ptrace(request, c.tid, 0, uintptr(signal)); err != nil {
 			return ended(err)
 		}
-		status, err := await(context.Background(), c.tid)
+		status, err := c.stopped.await(context.Background(), c.tid)
 		if err != nil {
 			return err
 		}

@@ -91,6 +91,9 @@ func (s *stopped) stopAll(ctx context.Context, options int) error {
 			break
 		}
 		for _, tid := range fresh {
+			if !s.threads[tid] {
+				continue // it has ended while another was waited for
+			}
 			if err := s.wait(ctx, tid); err != nil {
 				return err
 			}
@@ -163,7 +166,7 @@ func unstoppable(pid, tid int) bool {
 // wait waits until a thread that was told to has stopped.
 func (s *stopped) wait(ctx context.Context, tid int) error {
 	for {
-		status, err := await(ctx, tid)
+		status, err := s.await(ctx, tid)
 		switch {
 		case err != nil:
 			return fmt.Errorf("thread %d does not stop: is it in a frozen cgroup, or waiting for a disk? %w", tid, err)
@@ -185,7 +188,7 @@ func (s *stopped) wait(ctx context.Context, tid int) error {
 
 // await waits for the next thing that ptrace tells of a thread. Most are told
 // within microseconds, and a blocking wait could not end with ctx.
-func await(ctx context.Context, tid int) (unix.WaitStatus, error) {
+func (s *stopped) await(ctx context.Context, tid int) (unix.WaitStatus, error) {
 	delay := 20 * time.Microsecond
 	for turn := 0; ; turn++ {
 		var status unix.WaitStatus
@@ -204,6 +207,20 @@ func await(ctx context.Context, tid int) (unix.WaitStatus, error) {
 			return 0, ctx.Err()
 		case <-time.After(delay):
 			delay = min(2*delay, 5*time.Millisecond)
+		}
+		s.bury(tid)
+	}
+}
+
+// bury takes note of the threads that were killed, but for one: the end of the
+// first thread is told only when that of all others was heard.
+func (s *stopped) bury(but int) {
+	for tid := range s.threads {
+		if tid != but && readStat(s.process.pid, tid).state == "Z" {
+			var status unix.WaitStatus
+			if n, err := unix.Wait4(tid, &status, unix.WALL|unix.WNOHANG, nil); err != nil || n == tid && !status.Stopped() {
+				delete(s.threads, tid)
+			}
 		}
 	}
 }

@@ -19,7 +19,7 @@ func boot(ctx context.Context, c config, kernel, initramfs string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, qemu,
-		"-machine", "accel="+c.accelerator, "-cpu", "max", "-smp", "2", "-m", strconv.Itoa(c.memory),
+		"-machine", "accel="+c.accelerator, "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(c.memory),
 		"-kernel", kernel, "-initrd", initramfs,
 		"-append", "console=ttyS0 quiet panic=-1 transparent_hugepage=madvise",
 		"-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot")
