@@ -99,13 +99,18 @@ func (m *pagemap) scan(areas memory.Set, q query) (memory.Set, error) {
 	return found, nil
 }
 
-// extend adds a span above all of a set to it.
+// extend adds a span to a set, commonly above all of it. Of a process that runs
+// the kernel can tell a page twice, where its tables change under the scan.
 func extend(set memory.Set, span memory.Span) memory.Set {
-	if last := len(set) - 1; last >= 0 && set[last].End == span.Start {
-		set[last].End = span.End
+	last := len(set) - 1
+	switch {
+	case last < 0 || set[last].End < span.Start:
+		return append(set, span)
+	case set[last].Start <= span.Start:
+		set[last].End = max(set[last].End, span.End)
 		return set
 	}
-	return append(set, span)
+	return memory.NewSet(append(set, span)...)
 }
 
 // populated returns the pages of the areas that have content.
