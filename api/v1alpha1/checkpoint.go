@@ -143,6 +143,7 @@ const (
 	ReasonNotCheckpointable  = "NotCheckpointable"  // False: CRIU cannot dump the pod
 	ReasonWritableVolume     = "WritableVolume"     // False: a writable persistent volume; see the volumes annotation
 	ReasonTooFewHolders      = "TooFewHolders"      // False: fewer nodes hold a copy than the replicas annotation asks for
+	ReasonNoRoom             = "NoRoom"             // False: the node's store, or its disk, has no room for another generation
 	ReasonCheckpointFailed   = "CheckpointFailed"   // False: the last checkpoints failed
 	ReasonCheckpointOutdated = "CheckpointOutdated" // False: the newest durable generation is older than three intervals
 )

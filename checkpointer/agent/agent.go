@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	corev1 "k8s.io/api/core/v1"
@@ -32,6 +33,7 @@ import (
 
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/bucket"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/pages/keeper"
@@ -50,15 +52,20 @@ type Config struct {
 	Namespace string
 	// StoreDir is the folder of the store, on the node's disk.
 	StoreDir string
-	// StoreBytes bounds the store's size; 0 means no bound.
+	// StoreBytes bounds the store's size; 0 means a fifth of its file system.
 	StoreBytes int64
+	// CopyBytes bounds the bytes of checkpoints that the node sends in a second; 0
+	// means no bound. Restores are not bounded.
+	CopyBytes int64
+	// Bucket is an S3 bucket that holds copies beside the nodes; nil for none.
+	Bucket *bucket.Config
 	// RuntimeSocket is the CRI socket.
 	RuntimeSocket string
 	// PeerPort, MemberPort and MetricsPort are the ports of the peer protocol,
 	// of the membership and of the metrics.
 	PeerPort, MemberPort, MetricsPort int
-	// Retain is how many generations of a pod are kept.
-	Retain int
+	// Retain is which generations of a pod are kept.
+	Retain store.Retention
 }
 
 // Agent is the checkpointer of one node.
@@ -73,6 +80,7 @@ type Agent struct {
 	runtime  *containers
 	store    *store.Store
 	peers    *transfer.Client
+	bucket   *bucketHolder // nil without one
 	metrics  *metrics
 	facts    v1alpha1.NodeFacts
 
@@ -114,6 +122,11 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if a.runtime, err = dialRuntime(cfg.RuntimeSocket); err != nil {
 		return err
 	}
+	if cfg.StoreBytes == 0 {
+		if cfg.StoreBytes, err = shareOfDisk(cfg.StoreDir); err != nil {
+			return err
+		}
+	}
 	a.store, err = store.Open(cfg.StoreDir, identity.NewNamespaceKeys(clientset, cfg.Namespace), store.Options{MaxBytes: cfg.StoreBytes})
 	if err != nil {
 		return fmt.Errorf("open the store %s: %w", cfg.StoreDir, err)
@@ -122,8 +135,17 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if err != nil {
 		return fmt.Errorf("make the peer certificate: %w", err)
 	}
-	a.peers = transfer.NewClient(a.store, clientTLS)
+	limiter, err := transfer.NewLimiter(cfg.CopyBytes)
+	if err != nil {
+		return fmt.Errorf("bound the rate of copies: %w", err)
+	}
+	a.peers = transfer.NewClient(a.store, clientTLS, transfer.WithLimiter(limiter))
 	defer a.peers.Close()
+	if cfg.Bucket != nil {
+		if a.bucket, err = newBucketHolder(*cfg.Bucket, a.store, limiter, a.log); err != nil {
+			return err
+		}
+	}
 	a.metrics = newMetrics(a)
 	kept := a.keptRestores()
 	if err := a.clearLeftovers(ctx, kept); err != nil {
@@ -152,6 +174,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	group.Go(func() error { return a.publishFacts(ctx) })
 	group.Go(func() error { return a.runSchedule(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
+	group.Go(func() error { return a.runScrub(ctx) })
 	a.log.Info("checkpointer runs", "store", cfg.StoreDir, "tracking", tracking)
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -327,6 +350,19 @@ func serveGRPC(ctx context.Context, server *grpc.Server, port int) error {
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
 	return ended(ctx, "peer server", server.Serve(listener))
+}
+
+// shareOfDisk is the size that a store may have when nobody says otherwise: a
+// fifth of the file system that it lies on.
+func shareOfDisk(dir string) (int64, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("make the store's folder: %w", err)
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return 0, fmt.Errorf("size of the file system of %s: %w", dir, err)
+	}
+	return int64(stat.Blocks) * stat.Bsize / 5, nil
 }
 
 // ended turns the end of a part that must run as long as ctx into an error.

@@ -49,6 +49,23 @@ func (a *Agent) runCollection(ctx context.Context) error {
 	}
 }
 
+const (
+	// scrubEvery is the time between two readings of the whole store, and
+	// scrubRate how many bytes are read in a second.
+	scrubEvery = 6 * time.Hour
+	scrubRate  = 16 << 20
+)
+
+// runScrub reads the store back, slowly: damage is found while other copies are
+// there, and not when a pod waits for them.
+func (a *Agent) runScrub(ctx context.Context) error {
+	a.store.Scrub(ctx, scrubEvery, scrubRate, func(c store.Checked) {
+		a.log.Error("stored generation is not whole; it is not used", "pod", c.Key.String(), "generation", c.Number, "err", c.Err)
+		a.metrics.damaged.WithLabelValues(c.Key.Namespace).Inc()
+	})
+	return ctx.Err()
+}
+
 func (a *Agent) retainAll() error {
 	keys, err := a.store.Pods()
 	if err != nil {
@@ -58,7 +75,7 @@ func (a *Agent) retainAll() error {
 		if a.restoring(key.PodUID) {
 			continue
 		}
-		if err := a.store.Retain(key, store.Retention{Count: a.cfg.Retain}); err != nil {
+		if err := a.store.Retain(key, a.cfg.Retain); err != nil {
 			return fmt.Errorf("pod %s in namespace %s: %w", key.PodUID, key.Namespace, err)
 		}
 	}
@@ -90,6 +107,11 @@ func (a *Agent) removeOrphans(ctx context.Context) error {
 				continue
 			}
 			a.log.Info("remove the checkpoints of a pod that is gone", "pod", key.Namespace+"/"+key.PodUID)
+			if a.bucket != nil {
+				if err := a.bucket.Remove(ctx, key); err != nil {
+					return fmt.Errorf("remove pod %s from the bucket: %w", key.PodUID, err)
+				}
+			}
 			if err := a.store.Remove(key); errors.Is(err, store.ErrInUse) {
 				continue // being read or received: later
 			} else if err != nil {

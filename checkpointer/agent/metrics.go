@@ -14,17 +14,17 @@ import (
 // metrics are the figures of the checkpointer. Labels are bounded by what runs
 // on the node; a pod's series end with the pod.
 type metrics struct {
-	agent                           *Agent
-	checkpoints                     *prometheus.CounterVec
-	failures                        *prometheus.CounterVec
-	restores                        *prometheus.CounterVec
-	pause                           *prometheus.HistogramVec
-	newBytes                        *prometheus.CounterVec
-	readBytes                       *prometheus.CounterVec
-	verifiedBytes, wrongGenerations *prometheus.CounterVec
-	faults                          *prometheus.CounterVec
-	filledBytes                     *prometheus.CounterVec
-	age, size                       *prometheus.Desc
+	agent                                    *Agent
+	checkpoints                              *prometheus.CounterVec
+	failures                                 *prometheus.CounterVec
+	restores                                 *prometheus.CounterVec
+	pause                                    *prometheus.HistogramVec
+	newBytes                                 *prometheus.CounterVec
+	readBytes                                *prometheus.CounterVec
+	verifiedBytes, wrongGenerations, damaged *prometheus.CounterVec
+	faults                                   *prometheus.CounterVec
+	filledBytes                              *prometheus.CounterVec
+	age, size                                *prometheus.Desc
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -54,6 +54,9 @@ func newMetrics(a *Agent) *metrics {
 		}, []string{"namespace"}),
 		wrongGenerations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_checkpoint_wrong_total", Help: "Generations that turned out to differ from the memory that they were taken of.",
+		}, []string{"namespace"}),
+		damaged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_store_damaged_total", Help: "Stored generations that were found damaged when they were read back.",
 		}, []string{"namespace"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_restore_faults_total", Help: "Pages of restored containers that were waited for because they were not filled in yet.",
@@ -90,7 +93,7 @@ func (m *metrics) filled(namespace string, stats pages.Stats) {
 }
 
 func (m *metrics) parts() []prometheus.Collector {
-	return []prometheus.Collector{m.checkpoints, m.failures, m.restores, m.pause, m.newBytes, m.readBytes, m.verifiedBytes, m.wrongGenerations, m.faults, m.filledBytes}
+	return []prometheus.Collector{m.checkpoints, m.failures, m.restores, m.pause, m.newBytes, m.readBytes, m.verifiedBytes, m.wrongGenerations, m.damaged, m.faults, m.filledBytes}
 }
 
 // Describe implements prometheus.Collector.

@@ -122,7 +122,7 @@ func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 		outcome = tooEarly
 		return
 	}
-	sealed, holders, pause, err := a.checkpoint(ctx, pod, state.protection, state.summary.status)
+	sealed, holders, pause, err := a.checkpoint(ctx, state)
 	switch {
 	case errors.Is(err, errNotRunning):
 		outcome = tooEarly
@@ -179,6 +179,8 @@ func failureReason(err error) string {
 		return v1alpha1.ReasonNotCheckpointable
 	case errors.As(err, &few):
 		return v1alpha1.ReasonTooFewHolders
+	case errors.Is(err, store.ErrBudget), errors.Is(err, store.ErrDiskFull):
+		return v1alpha1.ReasonNoRoom
 	default:
 		return v1alpha1.ReasonCheckpointFailed
 	}
@@ -202,8 +204,9 @@ func (e *tooFewHolders) Unwrap() error { return e.err }
 
 // checkpoint takes one generation of a pod: dump into staging with the pod
 // paused, then seal and copy with the pod running.
-func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1alpha1.Protection, previous v1alpha1.CheckpointStatus) (store.Generation, []string, time.Duration, error) {
+func (a *Agent) checkpoint(ctx context.Context, state podState) (store.Generation, []string, time.Duration, error) {
 	var none store.Generation
+	pod, previous := state.pod, state.summary.status
 	key := store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}
 	number, err := a.nextGeneration(key, previous.Generation)
 	if err != nil {
@@ -218,33 +221,38 @@ func (a *Agent) checkpoint(ctx context.Context, pod *corev1.Pod, protection v1al
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return none, nil, 0, fmt.Errorf("make the staging folder: %w", err)
 	}
-	sealed, pause, err := a.takeAndSeal(ctx, pod, dir, store.Generation{Number: number, Epoch: epoch, PodName: pod.Name})
+	sealed, pause, err := a.takeAndSeal(ctx, state, dir, store.Generation{Number: number, Epoch: epoch, PodName: pod.Name})
 	if err != nil {
 		return none, nil, 0, err
 	}
-	holders, err := a.replicate(ctx, key, number, protection.Replicas, previous.Holders)
+	holders, err := a.replicate(ctx, key, number, state.protection.Replicas, previous.Holders)
 	if err != nil {
 		return none, nil, 0, err
+	}
+	if a.bucket != nil {
+		a.bucket.follow(context.WithoutCancel(ctx), key, number, a.cfg.Retain)
 	}
 	return sealed, append([]string{a.cfg.NodeName}, holders...), pause, nil
 }
 
 // takeAndSeal takes a checkpoint and stores it. Where the store does not have the
 // generation any more that the checkpoint builds on, it takes one of everything.
-func (a *Agent) takeAndSeal(ctx context.Context, pod *corev1.Pod, dir string, g store.Generation) (store.Generation, time.Duration, error) {
-	sealed, pause, err := a.takeAndSealOnce(ctx, pod, dir, g, false)
+func (a *Agent) takeAndSeal(ctx context.Context, state podState, dir string, g store.Generation) (store.Generation, time.Duration, error) {
+	sealed, pause, err := a.takeAndSealOnce(ctx, state, dir, g, false)
 	if errors.Is(err, store.ErrNoBase) {
-		a.log.Info("checkpoint is taken again, in full", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		a.log.Info("checkpoint is taken again, in full", "pod", state.pod.Namespace+"/"+state.pod.Name, "err", err)
 		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 			return sealed, 0, fmt.Errorf("clear the staging folder: %w", err)
 		}
-		sealed, pause, err = a.takeAndSealOnce(ctx, pod, dir, g, true)
+		sealed, pause, err = a.takeAndSealOnce(ctx, state, dir, g, true)
 	}
 	return sealed, pause, err
 }
 
-func (a *Agent) takeAndSealOnce(ctx context.Context, pod *corev1.Pod, dir string, g store.Generation, whole bool) (store.Generation, time.Duration, error) {
+func (a *Agent) takeAndSealOnce(ctx context.Context, state podState, dir string, g store.Generation, whole bool) (store.Generation, time.Duration, error) {
+	pod := state.pod
 	dump, err := a.dump(ctx, pod, dir, whole)
+	state.summary.found(dump, err)
 	if err != nil {
 		return g, 0, err
 	}
@@ -299,7 +307,7 @@ func (a *Agent) replicate(ctx context.Context, key store.Key, number int64, repl
 		if len(holders) == replicas {
 			break
 		}
-		if _, err := a.peers.Replicate(ctx, h.address, key, number); err != nil {
+		if _, err := a.peers.Holder(h.node, h.address).Replicate(ctx, key, number); err != nil {
 			last = fmt.Errorf("copy generation %d to node %s: %w", number, h.node, err)
 			continue
 		}

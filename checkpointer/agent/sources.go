@@ -85,7 +85,21 @@ func (a *Agent) candidates(ctx context.Context, key store.Key) []candidate {
 			add(held, holder)
 		})
 	}
+	var inBucket []store.Generation
+	if a.bucket != nil {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, heldTimeout)
+			defer cancel()
+			var err error
+			if inBucket, err = a.bucket.Held(ctx, key); err != nil {
+				a.log.Info("the bucket does not say what it holds", "bucket", a.bucket.Name(), "err", err)
+			}
+		})
+	}
 	wg.Wait()
+	if a.bucket != nil {
+		add(inBucket, a.bucket) // after the nodes, which are nearer
+	}
 	out := make([]candidate, 0, len(found))
 	for _, c := range found {
 		out = append(out, *c)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 )
 
@@ -27,6 +29,10 @@ const reportEvery = 5 * time.Second
 type summary struct {
 	status, reported v1alpha1.CheckpointStatus
 	reportedAt       time.Time
+	// checkpointable and findings are what was found in the pod before its last
+	// checkpoint.
+	checkpointable metav1.Condition
+	findings       []v1alpha1.Finding
 	// verifyAt is when the pod's memory is to be compared with a generation.
 	verifyAt time.Time
 	// newest is the newest durable generation, for whoever asks.
@@ -42,6 +48,22 @@ func (a *Agent) knownSummary(ctx context.Context, pod *corev1.Pod) *summary {
 		return &summary{}
 	}
 	return &summary{status: *known.Status.DeepCopy(), reported: known.Status}
+}
+
+// found takes over what was found in the pod before a checkpoint, or an attempt.
+func (s *summary) found(dump *criu.Dump, err error) {
+	var not *criu.NotCheckpointable
+	switch {
+	case err == nil:
+		s.checkpointable, s.findings = dump.Preflight.Status()
+	case errors.As(err, &not) && not.Preflight != nil:
+		s.checkpointable, s.findings = not.Preflight.Status()
+	case errors.As(err, &not):
+		// Only CRIU saw it.
+		s.checkpointable = metav1.Condition{
+			Type: v1alpha1.ConditionCheckpointable, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNotCheckpointable, Message: not.Error(),
+		}
+	}
 }
 
 // protected reports a durable generation.
@@ -66,6 +88,7 @@ func (a *Agent) protected(ctx context.Context, state podState, g store.Generatio
 // generation is recent stays Protected: one failed checkpoint does not undo it.
 func (a *Agent) unprotected(ctx context.Context, state podState, why *refusal) {
 	if s := state.summary.status; s.TakenAt != nil && time.Since(s.TakenAt.Time) < 3*state.protection.Interval {
+		a.report(ctx, state, func(*v1alpha1.CheckpointStatus) {}) // what was found may be new
 		return
 	}
 	before := meta.FindStatusCondition(state.summary.status.Conditions, v1alpha1.ConditionProtected)
@@ -84,7 +107,11 @@ func (a *Agent) unprotected(ctx context.Context, state podState, why *refusal) {
 func (a *Agent) report(ctx context.Context, state podState, change func(*v1alpha1.CheckpointStatus)) {
 	sum := state.summary
 	change(&sum.status)
-	same := sameCondition(sum.status, sum.reported) && slices.Equal(sum.status.Holders, sum.reported.Holders)
+	if sum.checkpointable.Type != "" {
+		meta.SetStatusCondition(&sum.status.Conditions, sum.checkpointable)
+		sum.status.Findings = sum.findings
+	}
+	same := sameConditions(sum.status, sum.reported) && slices.Equal(sum.status.Findings, sum.reported.Findings) && slices.Equal(sum.status.Holders, sum.reported.Holders)
 	if same && time.Since(sum.reportedAt) < reportEvery {
 		return
 	}
@@ -95,10 +122,14 @@ func (a *Agent) report(ctx context.Context, state podState, change func(*v1alpha
 	sum.reported, sum.reportedAt = *sum.status.DeepCopy(), time.Now()
 }
 
-func sameCondition(x, y v1alpha1.CheckpointStatus) bool {
-	cx := meta.FindStatusCondition(x.Conditions, v1alpha1.ConditionProtected)
-	cy := meta.FindStatusCondition(y.Conditions, v1alpha1.ConditionProtected)
-	return cx != nil && cy != nil && cx.Status == cy.Status && cx.Reason == cy.Reason && cx.Message == cy.Message
+func sameConditions(x, y v1alpha1.CheckpointStatus) bool {
+	for _, kind := range []string{v1alpha1.ConditionProtected, v1alpha1.ConditionCheckpointable} {
+		cx, cy := meta.FindStatusCondition(x.Conditions, kind), meta.FindStatusCondition(y.Conditions, kind)
+		if (cx == nil) != (cy == nil) || cx != nil && (cx.Status != cy.Status || cx.Reason != cy.Reason || cx.Message != cy.Message) {
+			return false
+		}
+	}
+	return true
 }
 
 // writeCheckpoint brings the pod's Checkpoint in line with status. A Checkpoint

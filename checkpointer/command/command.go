@@ -15,6 +15,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/agent"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/bucket"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/install"
 )
@@ -47,6 +48,7 @@ func setLog(verbose bool) {
 
 func agentCommand() *cobra.Command {
 	cfg := agent.Config{NodeName: os.Getenv("NODE_NAME"), NodeIP: os.Getenv("NODE_IP")}
+	var bucketConfig func() (*bucket.Config, error)
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Checkpoint this node's protected pods, hold copies, prepare restores",
@@ -55,6 +57,10 @@ func agentCommand() *cobra.Command {
 			if cfg.NodeName == "" || cfg.NodeIP == "" {
 				return fmt.Errorf("the environment variables NODE_NAME and NODE_IP must be set: take them from the pod's spec.nodeName and status.hostIP")
 			}
+			var err error
+			if cfg.Bucket, err = bucketConfig(); err != nil {
+				return err
+			}
 			kube, err := clusterConfig()
 			if err != nil {
 				return err
@@ -62,15 +68,18 @@ func agentCommand() *cobra.Command {
 			return agent.Run(cmd.Context(), cfg, kube, slog.Default())
 		},
 	}
+	bucketConfig = bucketFlags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&cfg.Namespace, "namespace", v1alpha1.SystemNamespace, "namespace of Lifeboat's own Secrets")
 	f.StringVar(&cfg.StoreDir, "store", "/var/lib/lifeboat", "folder of the checkpoint store")
-	f.Int64Var(&cfg.StoreBytes, "store-bytes", 0, "most bytes that the store may use; 0 means no bound")
+	f.Int64Var(&cfg.StoreBytes, "store-bytes", 0, "most bytes that the store may use; 0 means a fifth of its file system")
+	f.Int64Var(&cfg.CopyBytes, "copy-bytes", 0, "most bytes of checkpoints to send in a second; 0 means no bound")
 	f.StringVar(&cfg.RuntimeSocket, "runtime-socket", "/run/containerd/containerd.sock", "CRI socket of the container runtime")
 	f.IntVar(&cfg.PeerPort, "peer-port", 7947, "port of the peer protocol")
 	f.IntVar(&cfg.MemberPort, "member-port", 7946, "port of the membership")
 	f.IntVar(&cfg.MetricsPort, "metrics-port", 7948, "port of the metrics")
-	f.IntVar(&cfg.Retain, "retain", 3, "generations to keep of each pod")
+	f.IntVar(&cfg.Retain.Count, "retain", 3, "generations to keep of each pod")
+	f.DurationVar(&cfg.Retain.Age, "retain-age", 0, "how old generations may become, but for the newest of each pod; 0 means any age")
 	return cmd
 }
 

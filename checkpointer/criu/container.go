@@ -48,9 +48,6 @@ type runcNamespace struct {
 
 // ociConfig is the part of a bundle's config.json that is needed here.
 type ociConfig struct {
-	Process struct {
-		Terminal bool `json:"terminal"`
-	} `json:"process"`
 	Mounts []struct {
 		Destination string `json:"destination"`
 		Source      string `json:"source"`
@@ -77,9 +74,8 @@ type container struct {
 	upper, merged string
 }
 
-// inspect reads what must be known of a container to dump it. It returns a
-// *NotCheckpointable for a container that can be seen to be none. It must run
-// within Host.Run.
+// inspect reads what must be known of a container to dump it. It must run within
+// Host.Run.
 func inspect(target Target) (*container, error) {
 	c := &container{target: target}
 	if err := readJSON(filepath.Join(target.RuncStateDir, "state.json"), &c.state); err != nil {
@@ -91,14 +87,7 @@ func inspect(target Target) (*container, error) {
 	if c.state.InitPid != target.Pid {
 		return nil, fmt.Errorf("the container's first process is %d, not %d: it was started anew", c.state.InitPid, target.Pid)
 	}
-	if err := c.check(); err != nil {
-		return nil, err
-	}
-	err := errors.Join(c.findGroup(), c.findNamespaces(), c.findExternalMounts(), c.findRootfs())
-	if err == nil {
-		err = c.checkDescriptors()
-	}
-	return c, err
+	return c, errors.Join(c.findGroup(), c.findNamespaces(), c.findExternalMounts(), c.findRootfs())
 }
 
 func readJSON(file string, into any) error {
@@ -107,52 +96,6 @@ func readJSON(file string, into any) error {
 		return err
 	}
 	return json.Unmarshal(content, into)
-}
-
-// check refuses what is known to be impossible, before anything is stopped.
-func (c *container) check() error {
-	refuse := func(reason, hint string) error {
-		return &NotCheckpointable{Container: c.target.Container.Name, Reason: reason, Hint: hint}
-	}
-	if c.config.Process.Terminal {
-		return refuse("the container has a terminal", `set "tty: false" in its container spec`)
-	}
-	if ns, found := c.namespace("NEWPID"); !found {
-		return refuse("the container uses the node's process namespace", `remove "hostPID: true" from the pod spec`)
-	} else if ns.Path != "" {
-		return refuse("the container shares its process namespace", `remove "shareProcessNamespace: true" from the pod spec`)
-	}
-	if _, found := c.namespace("NEWNET"); !found {
-		return refuse("the container uses the node's network", `remove "hostNetwork: true" from the pod spec`)
-	}
-	if _, found := c.namespace("NEWUSER"); found {
-		return refuse("the container has a user namespace", `remove "hostUsers: false" from the pod spec`)
-	}
-	return nil
-}
-
-// undumpable are the kinds of open files that CRIU cannot dump. The kernel does
-// not even hand an io_uring over to CRIU, whose log then does not name it.
-var undumpable = []string{"anon_inode:[io_uring]", "anon_inode:[userfaultfd]", "anon_inode:[perf_event]", "anon_inode:kvm-vm"}
-
-// checkDescriptors looks for open files that CRIU cannot dump. A process that
-// ends meanwhile has none.
-func (c *container) checkDescriptors() error {
-	pids, err := c.group.Procs()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		folder := fmt.Sprintf("/proc/%d/fd", pid)
-		entries, _ := os.ReadDir(folder)
-		for _, entry := range entries {
-			link, _ := os.Readlink(filepath.Join(folder, entry.Name()))
-			if slices.Contains(undumpable, link) {
-				return explain(c.target.Container.Name, errors.New("refused"), "Error (preflight): "+link)
-			}
-		}
-	}
-	return nil
 }
 
 func (c *container) namespace(kind string) (runcNamespace, bool) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 )
 
@@ -123,6 +124,10 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	if len(pod.Containers) == 0 {
 		return nil, errors.New("it has no running container")
 	}
+	report, err := look(pod)
+	if err != nil {
+		return nil, err
+	}
 	dumpers, err := prepare(ctx, pod, dir)
 	defer func() {
 		for _, d := range dumpers {
@@ -137,7 +142,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		return nil, err
 	}
 
-	result := &Dump{TakenAt: time.Now(), Base: s.base}
+	result := &Dump{TakenAt: time.Now(), Base: s.base, Preflight: report}
 	readings, err = pause(ctx, pod, dumpers, s, readings, arena, dir, result)
 	if err != nil {
 		return nil, err
@@ -158,6 +163,24 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	size, err := sizeOf(dir)
 	result.Bytes += size
 	return result, err
+}
+
+// look finds out what is in the way of a checkpoint, before anything is stopped.
+func look(pod PodTarget) (preflight.Report, error) {
+	var targets []preflight.Target
+	for _, t := range pod.Containers {
+		targets = append(targets, preflight.Target{Name: t.Container.Name, Pid: t.Pid, BundleDir: t.BundleDir, RuncStateDir: t.RuncStateDir})
+	}
+	report, err := preflight.Look(targets)
+	if err != nil {
+		return report, fmt.Errorf("look at its processes: %w", err)
+	}
+	for _, f := range report.Findings {
+		if f.Severity == preflight.Refuses {
+			return report, &NotCheckpointable{Container: f.Container, Reason: f.Message(), Hint: f.Hint, Preflight: &report}
+		}
+	}
+	return report, nil
 }
 
 // readAhead follows the pod's processes, and reads what they have written.

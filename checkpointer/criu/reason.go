@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 )
 
 // NotCheckpointable is a container that cannot be checkpointed as it is. To try
@@ -15,6 +17,9 @@ type NotCheckpointable struct {
 	Reason string
 	// Hint says what to do about it; empty where nothing is known.
 	Hint string
+	// Preflight has all that was found before the pause; nil where CRIU found what
+	// is in the way.
+	Preflight *preflight.Report
 }
 
 func (e *NotCheckpointable) Error() string {

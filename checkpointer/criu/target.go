@@ -5,6 +5,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 )
 
 // PodTarget is a pod to checkpoint. All paths are the node's.
@@ -44,6 +45,8 @@ type Dump struct {
 	// Pause is the time from the first container's order to stop until every
 	// container runs again, on the monotonic clock.
 	Pause time.Duration
+	// Preflight is what was found in the pod before the pause.
+	Preflight preflight.Report
 	// Phases are the parts of the pause.
 	Phases Phases
 	// Bytes is the size of the checkpoint: all of its files, and the memory.
