@@ -49,25 +49,24 @@ type Daemon struct {
 // Start makes a daemon that listens as lazy-pages.socket in workDir, the work
 // folder of CRIU's restore, when it returns. The path may be of any length. When
 // ctx ends the daemon ends as after an error.
+//
+// The restore has much to do before it hands over the first process; meanwhile the
+// daemon lays out the source's chunks, which takes longer the more memory there is.
 func Start(ctx context.Context, workDir string, source Source, options Options) (*Daemon, error) {
-	l, err := lay(source.Chunks(), func(int) bool { return false })
-	if err != nil {
-		return nil, fmt.Errorf("start the page daemon: %w", err)
-	}
-	state, err := newState(l)
-	if err != nil {
-		return nil, fmt.Errorf("start the page daemon: %w", err)
-	}
-	d := newDaemon(ctx, source, options, l, state)
 	listener, err := listen(workDir)
 	if err != nil {
-		state.close()
 		return nil, fmt.Errorf("start the page daemon: listen in %s: %w", workDir, err)
 	}
-	d.keepAll()
-	d.begin()
+	d := newDaemon(ctx, source, options)
 	d.work.Go(func() {
-		if err := d.restore(listener); err != nil {
+		err := d.layOut()
+		if err == nil {
+			d.keepAll()
+			d.begin()
+			err = d.restore(listener)
+		}
+		listener.Close()
+		if err != nil {
 			d.fail(err)
 		}
 	})
@@ -75,12 +74,32 @@ func Start(ctx context.Context, workDir string, source Source, options Options) 
 	return d, nil
 }
 
-func newDaemon(ctx context.Context, source Source, options Options, l *layout, state *state) *Daemon {
-	d := &Daemon{source: source, options: options.complete(), index: l.index, state: state, absent: l.spaces, done: make(chan struct{}), complete: make(chan struct{})}
+func newDaemon(ctx context.Context, source Source, options Options) *Daemon {
+	d := &Daemon{source: source, options: options.complete(), index: &index{}, done: make(chan struct{}), complete: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancelCause(ctx)
 	d.faults.ready.L, d.drains.ready.L = &d.faults.mu, &d.index.mu
 	d.keep.keeper = d.options.Keeper
 	return d
+}
+
+// layOut finds out what is to be filled in. Nothing else of the daemon works yet.
+func (d *Daemon) layOut() error {
+	l, err := layInto(d.index, d.source.Chunks(), func(int) bool { return false })
+	if err != nil {
+		return err
+	}
+	state, err := newState(l)
+	if err != nil {
+		return err
+	}
+	d.use(l, state)
+	return nil
+}
+
+func (d *Daemon) use(l *layout, s *state) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state, d.absent = s, l.spaces
 }
 
 // begin starts what answers faults.
@@ -259,7 +278,9 @@ func (d *Daemon) letGo(drop bool) {
 			}
 			unix.Close(s.stop)
 		}
-		d.state.close()
+		if d.state != nil { // it was laid out
+			d.state.close()
+		}
 	})
 }
 

@@ -265,10 +265,13 @@ func TestFailures(t *testing.T) {
 	t.Run("impossible place", func(t *testing.T) {
 		source := newFakeSource(guestPlan{Processes: 1, Pages: 64})
 		source.chunks[1].Places[0].Offset = source.chunks[1].Bytes
-		if _, err := Start(context.Background(), t.TempDir(), source, Options{}); err == nil {
-			t.Error("it starts")
-		} else {
-			t.Log(err)
+		d, err := Start(context.Background(), t.TempDir(), source, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Stop()
+		if err := d.Wait(); err == nil || !strings.Contains(err.Error(), "impossible place") {
+			t.Errorf("Wait = %v", err)
 		}
 	})
 }

@@ -34,7 +34,13 @@ func (f *fingerprint) add(numbers ...uint64) {
 // lay makes the spaces of a source's chunks. Of the chunks that filled says so
 // nothing is wanted any more.
 func lay(chunks []memory.Chunk, filled func(i int) bool) (*layout, error) {
-	l := &layout{index: &index{chunks: make([]*chunk, len(chunks))}, spaces: map[int]*space{}}
+	return layInto(&index{}, chunks, filled)
+}
+
+// layInto is lay into an index that nobody uses yet.
+func layInto(x *index, chunks []memory.Chunk, filled func(i int) bool) (*layout, error) {
+	x.chunks = make([]*chunk, len(chunks))
+	l := &layout{index: x, spaces: map[int]*space{}}
 	// One piece of memory for all of a kind: there may be millions.
 	places := 0
 	for _, c := range chunks {

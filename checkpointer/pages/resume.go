@@ -65,14 +65,15 @@ func replay(ctx context.Context, state *state, source Source, options Options) (
 	if uint64(len(chunks)) != state.chunks() {
 		return nil, fmt.Errorf("the source has %d chunks, and the former one had %d", len(chunks), state.chunks())
 	}
-	l, err := lay(chunks, state.filled)
+	d := newDaemon(ctx, source, options)
+	l, err := layInto(d.index, chunks, state.filled)
 	if err != nil {
 		return nil, err
 	}
 	if l.fingerprint != state.fingerprint() {
 		return nil, errors.New("the source has other memory than the former one")
 	}
-	d := newDaemon(ctx, source, options, l, state)
+	d.use(l, state)
 	for i, r := range state.records() {
 		if err := d.replayed(r); err != nil {
 			return nil, fmt.Errorf("record %d of the shared state: %w", i, err)
