@@ -37,9 +37,11 @@ func (n *nginx) setup() setup {
 func (n *nginx) numbers() []number { return []number{{"requests", 0}} }
 
 func (n *nginx) fill(ctx context.Context, s *subject) error {
-	client := newWebSession(ctx, s, nginxPort)
+	client, err := newWebSession(ctx, s, nginxPort)
+	if err != nil {
+		return err
+	}
 	defer client.Close()
-	var err error
 	if n.page, err = client.text(http.MethodGet, "/"); err != nil {
 		return err
 	}
@@ -53,7 +55,10 @@ func workersOf(ctx context.Context, s *subject) ([]string, error) {
 	seen := map[string]bool{}
 	err := observe.Until(ctx, fmt.Sprintf("%d workers answer", nginxWorkers), func(ctx context.Context) (bool, string, error) {
 		for range 4 * nginxWorkers {
-			client := newWebSession(ctx, s, nginxWorkersPort)
+			client, err := newWebSession(ctx, s, nginxWorkersPort)
+			if err != nil {
+				return false, "", err
+			}
 			pid, err := client.text(http.MethodGet, "/")
 			client.Close()
 			if err != nil {
@@ -67,7 +72,8 @@ func workersOf(ctx context.Context, s *subject) ([]string, error) {
 }
 
 func (n *nginx) open(ctx context.Context, s *subject) (session, error) {
-	return &nginxSession{newWebSession(ctx, s, nginxPort)}, nil
+	client, err := newWebSession(ctx, s, nginxPort)
+	return &nginxSession{client}, err
 }
 
 type nginxSession struct{ *webSession }
@@ -95,7 +101,10 @@ func (n *nginxSession) ping() error {
 func (n *nginx) mark() string { return `"GET /status HTTP/1.1" 200` }
 
 func (n *nginx) check(t *testing.T, s *subject) {
-	client := newWebSession(s.deadline(t), s, nginxPort)
+	client, err := newWebSession(s.deadline(t), s, nginxPort)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer client.Close()
 	if page, err := client.text(http.MethodGet, "/"); err != nil || page != n.page {
 		t.Errorf("the page is %.40q, was %.40q: %v", page, n.page, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
@@ -101,9 +102,9 @@ func (p *postgresSession) step() ([]int64, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, answerLimit)
 	defer cancel()
 	var id int64
-	err := p.conn.QueryRow(ctx, fmt.Sprintf(`
-		WITH sold AS (UPDATE stock SET sold = sold + 1 WHERE item = 1 + (random() * %d)::int RETURNING item)
-		INSERT INTO sales (item) SELECT item FROM sold RETURNING id`, stockItems-1)).Scan(&id)
+	err := p.conn.QueryRow(ctx, `
+		WITH sold AS (UPDATE stock SET sold = sold + 1 WHERE item = $1 RETURNING item)
+		INSERT INTO sales (item) SELECT item FROM sold RETURNING id`, 1+rand.IntN(stockItems)).Scan(&id)
 	return []int64{id}, err
 }
 

@@ -8,11 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
@@ -79,75 +76,37 @@ func (w *web) setup() setup { return w.run }
 func (w *web) numbers() []number { return append([]number{{"values", 0}}, w.timers...) }
 
 func (w *web) fill(ctx context.Context, s *subject) error {
-	client := w.connect(ctx, s)
+	client, err := newWebSession(ctx, s, webPort)
+	if err != nil {
+		return err
+	}
 	defer client.Close()
 	state, err := client.do(http.MethodGet, "/state")
 	w.nonce = state.Nonce
 	return err
 }
 
-func (w *web) open(ctx context.Context, s *subject) (session, error) { return w.connect(ctx, s), nil }
-
-func (w *web) connect(ctx context.Context, s *subject) *webSession {
+func (w *web) open(ctx context.Context, s *subject) (session, error) {
 	return newWebSession(ctx, s, webPort)
 }
 
-// webSession keeps its one connection, and never makes a second one. Its requests end with ctx.
-type webSession struct {
-	ctx    context.Context
-	url    string
-	client *http.Client
+// webSession speaks HTTP on one connection. A pool of connections, as that of
+// net/http's client, would hide when one ends.
+type webSession struct{ *lines }
+
+func newWebSession(ctx context.Context, s *subject, port int) (*webSession, error) {
+	conn, err := dialLines(ctx, s, port)
+	return &webSession{conn}, err
 }
 
-func newWebSession(ctx context.Context, s *subject, port int) *webSession {
-	var only *watchedConn
-	transport := &http.Transport{MaxConnsPerHost: 1}
-	transport.DialContext = func(_ context.Context, network, address string) (net.Conn, error) {
-		if only != nil {
-			return nil, fmt.Errorf("the connection with %s ended: %v", address, only.ended.Load())
-		}
-		conn, err := s.cluster.Dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		only = &watchedConn{Conn: conn}
-		return only, nil
-	}
-	return &webSession{
-		ctx:    ctx,
-		url:    "http://" + net.JoinHostPort(s.pod.Status.PodIP, strconv.Itoa(port)),
-		client: &http.Client{Transport: transport, Timeout: answerLimit},
-	}
-}
-
-// watchedConn keeps what ended it: the transport would only connect anew.
-type watchedConn struct {
-	net.Conn
-	ended atomic.Value // an error's text
-}
-
-func (w *watchedConn) Read(buf []byte) (int, error) {
-	n, err := w.Conn.Read(buf)
-	if err != nil {
-		w.ended.CompareAndSwap(nil, err.Error())
-	}
-	return n, err
-}
-
-func (w *webSession) Close() error {
-	w.client.CloseIdleConnections()
-	return nil
-}
-
-// text sends a request and returns the body of the answer.
+// text sends a request without a body and returns the body of the answer.
 func (w *webSession) text(method, path string) (string, error) {
-	request, err := http.NewRequestWithContext(w.ctx, method, w.url+path, http.NoBody)
-	if err != nil {
+	if err := w.send(method + " " + path + " HTTP/1.1\r\nHost: matrix\r\nContent-Length: 0\r\n\r\n"); err != nil {
 		return "", err
 	}
-	response, err := w.client.Do(request)
+	response, err := http.ReadResponse(w.r, nil)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
@@ -179,7 +138,10 @@ func (w *webSession) ping() error {
 func (w *web) mark() string { return w.logged }
 
 func (w *web) check(t *testing.T, s *subject) {
-	client := w.connect(s.deadline(t), s)
+	client, err := newWebSession(s.deadline(t), s, webPort)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer client.Close()
 	state, err := client.do(http.MethodGet, "/state")
 	if err != nil {
@@ -201,7 +163,10 @@ func (w *web) check(t *testing.T, s *subject) {
 	}
 	// New connections get threads of their own, all at once.
 	for range newClients {
-		other := w.connect(s.deadline(t), s)
+		other, err := newWebSession(s.deadline(t), s, webPort)
+		if err != nil {
+			t.Fatal(err)
+		}
 		t.Cleanup(func() { other.Close() })
 		if err := other.ping(); err != nil {
 			t.Errorf("a new client is not served: %v", err)
