@@ -1,7 +1,6 @@
 package track
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -43,7 +42,6 @@ func threadsRole() {
 						unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 					}
 					must(errno)
-					fmt.Println(pid)
 					time.Sleep(time.Millisecond)
 				}
 			}()
