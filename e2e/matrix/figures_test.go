@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -57,8 +58,8 @@ func (f *figures) pause() (median, longest time.Duration) {
 	return sorted[len(sorted)/2], sorted[len(sorted)-1]
 }
 
-// scrape reads the counters of the checkpointer on a node, by namespace.
-func (l *lab) scrape(ctx context.Context, node string) (map[string]counts, error) {
+// checkpointer is the checkpointer's pod on a node.
+func (l *lab) checkpointer(ctx context.Context, node string) (*corev1.Pod, error) {
 	var pods corev1.PodList
 	if err := l.api.List(ctx, &pods, client.InNamespace(v1alpha1.SystemNamespace), client.MatchingLabels{"app.kubernetes.io/name": deploy.Checkpointer}); err != nil {
 		return nil, err
@@ -67,7 +68,53 @@ func (l *lab) scrape(ctx context.Context, node string) (map[string]counts, error
 	if i < 0 {
 		return nil, fmt.Errorf("no checkpointer is ready on node %s", node)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(pods.Items[i].Status.PodIP, "7948")+"/metrics", http.NoBody)
+	return &pods.Items[i], nil
+}
+
+// failures are what the checkpointer has logged of a namespace's failed checkpoints.
+func (l *lab) failures(node, namespace string) string {
+	ctx, cancel := context.WithTimeout(l.ctx, checkLimit)
+	defer cancel()
+	pod, err := l.checkpointer(ctx, node)
+	if err != nil {
+		return err.Error()
+	}
+	var found []string
+	for _, container := range pod.Spec.Containers {
+		text, err := l.logs(ctx, pod, container.Name)
+		if err != nil {
+			return err.Error()
+		}
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, namespace) && strings.Contains(line, "checkpoint failed") {
+				found = append(found, strings.TrimSpace(line))
+			}
+		}
+	}
+	return strings.Join(found, "\n")
+}
+
+// logs is what a container of a pod has written, as the kubelet serves it.
+func (l *lab) logs(ctx context.Context, pod *corev1.Pod, container string) (string, error) {
+	config, err := l.cluster.RESTConfig()
+	if err != nil {
+		return "", err
+	}
+	clientset, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return "", err
+	}
+	text, err := clientset.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: container}).DoRaw(ctx)
+	return string(text), err
+}
+
+// scrape reads the counters of the checkpointer on a node, by namespace.
+func (l *lab) scrape(ctx context.Context, node string) (map[string]counts, error) {
+	pod, err := l.checkpointer(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(pod.Status.PodIP, "7948")+"/metrics", http.NoBody)
 	if err != nil {
 		return nil, err
 	}

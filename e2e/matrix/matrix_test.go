@@ -216,7 +216,7 @@ func (l *lab) follow(t *testing.T, subjects []*subject) {
 			continue
 		}
 		if failed := s.now.minus(s.base).failed; failed > 0 {
-			s.err = fmt.Errorf("%.0f checkpoints failed among %d generations", failed, *generations)
+			s.err = fmt.Errorf("%.0f checkpoints failed among %d generations: %s", failed, *generations, l.failures(source, s.namespace))
 		} else if err := s.load.failure(); err != nil {
 			s.err = fmt.Errorf("a client's connection did not last through the checkpoints: %w", err)
 		} else if err := s.load.idleFailure(); err != nil {

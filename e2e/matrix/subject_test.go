@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -131,18 +130,9 @@ func (s *subject) exec(ctx context.Context, argv ...string) (string, error) {
 	return string(output), nil
 }
 
-// logs is what the program's container has written, as the kubelet serves it.
+// logs is what the program's container has written.
 func (s *subject) logs(ctx context.Context) (string, error) {
-	config, err := s.cluster.RESTConfig()
-	if err != nil {
-		return "", err
-	}
-	clientset, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return "", err
-	}
-	text, err := clientset.CoreV1().Pods(s.namespace).GetLogs(s.pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
-	return string(text), err
+	return s.lab.logs(ctx, s.pod, s.name)
 }
 
 // takenAt is the moment whose state came back, startedAt when the restore began.

@@ -48,11 +48,12 @@ func python() *web {
 	}
 }
 
-// java runs what javac makes of the program when the pod starts.
+// java runs what javac makes of the program when the pod starts. The server would
+// end an idle connection after 30 s.
 func java() *web {
 	return &web{
-		run: setup{port: webPort, file: "Server.java", content: serverJava,
-			command: []string{"bash", "-c", "javac -d /srv/classes /program/Server.java && exec java -Xmx96m -cp /srv/classes Server"}},
+		run: setup{port: webPort, file: "Server.java", content: serverJava, command: []string{"bash", "-c",
+			"javac -d /srv/classes /program/Server.java && exec java -Xmx96m -Dsun.net.httpserver.idleInterval=3600 -cp /srv/classes Server"}},
 		timers: []number{{"ticks of an executor", ticking}, {"ticks of a timer", ticking}},
 		logged: "collected garbage",
 		more:   collectAndCompile,
