@@ -99,8 +99,9 @@ func (a *Agent) fillOptions(o *opened, kept *keeper.Client) pages.Options {
 		if attempts == 1 {
 			began = time.Now()
 		}
-		if time.Since(began) > retryFor {
-			return false
+		var damaged *store.Damaged
+		if time.Since(began) > retryFor || attempts > 1 && errors.As(err, &damaged) {
+			return false // the last place has it, and it is wrong there too
 		}
 		a.log.Warn("memory cannot be had now; it is asked for again", "pod", o.key.String(), "generation", o.number, "err", err)
 		select {

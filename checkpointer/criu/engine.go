@@ -148,7 +148,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		return nil, err
 	}
 
-	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers)); err != nil {
+	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers), rearmTimers(dumpers)); err != nil {
 		return nil, err
 	}
 	result.take(readings)

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/timerfd"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -46,6 +47,29 @@ func dropSharedSizes(pod PodTarget, dumpers []*dumper) error {
 		}
 	}
 	return nil
+}
+
+// rearmTimers has periodic timers go on that had run out, and were not read yet,
+// at the moment of the checkpoint. The kernel starts such a timer again when it is
+// read; restored as CRIU has noted it, with no time left, it would never run again.
+func rearmTimers(dumpers []*dumper) error {
+	for _, d := range dumpers {
+		err := editImage(filepath.Join(d.images.Name(), "files.img"), func(entry *fdinfo.FileEntry) bool {
+			rearm(entry.GetTfd())
+			return true
+		})
+		if err != nil {
+			return fmt.Errorf("container %s: edit the image of open files: %w", d.name(), err)
+		}
+	}
+	return nil
+}
+
+func rearm(t *timerfd.TimerfdEntry) {
+	expired := t.GetVsec() == 0 && t.GetVnsec() == 0 && t.GetTicks() > 0
+	if expired && (t.GetIsec() > 0 || t.GetInsec() > 0) {
+		t.Vsec, t.Vnsec = t.Isec, t.Insec
+	}
 }
 
 // sharedMounts are the places in the container at which volumes of the pod are

@@ -80,7 +80,13 @@ func (r *reading) finish(pages memory.Set, arena *track.Arena) error {
 	}
 	needed := r.needed(pages)
 	r.fresh = memory.Keep(r.fresh, needed)
-	return r.read(memory.Subtract(needed, memory.Addresses(r.fresh)), arena)
+	if err := r.read(memory.Subtract(needed, memory.Addresses(r.fresh)), arena); err != nil {
+		return err
+	}
+	if missing := memory.Subtract(needed, memory.Addresses(r.fresh)); len(missing) > 0 {
+		return fmt.Errorf("%d bytes from %x on cannot be read", missing.Bytes(), missing[0].Start)
+	}
+	return nil
 }
 
 func (r *reading) read(pages memory.Set, arena *track.Arena) error {
@@ -102,7 +108,7 @@ func aheadAll(readings []*reading, arena *track.Arena) error {
 		var read int64
 		for _, r := range readings {
 			n, err := r.ahead(arena)
-			if err != nil && !gone(r.id) {
+			if err != nil && !errors.Is(err, track.ErrEnded) && !gone(r.id) {
 				return fmt.Errorf("read the memory of process %d of container %s: %w", r.inner, r.container, err)
 			}
 			read += n

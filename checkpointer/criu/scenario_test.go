@@ -187,8 +187,11 @@ func TestCancelledCheckpointThaws(t *testing.T) {
 	c.Output.WaitFor(t, "ready")
 	cancelAfter := func(after time.Duration) {
 		ctx, cancel := context.WithTimeout(context.Background(), after)
-		_, err := newEngine(t).Checkpoint(ctx, targetOf(t, source, c), t.TempDir(), false)
+		dump, err := newEngine(t).Checkpoint(ctx, targetOf(t, source, c), t.TempDir(), false)
 		cancel()
+		if err == nil {
+			dump.Close()
+		}
 		t.Logf("cancelled after %v: %v", after, err)
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("cancelled after %v: %v", after, err)

@@ -179,6 +179,9 @@ func identify(pid int) (id taskID, inner int, err error) {
 	if len(fields) <= started {
 		return id, 0, fmt.Errorf("its stat file is too short: %q", stat)
 	}
+	if state := fields[0]; state == "Z" || state == "X" {
+		return id, 0, os.ErrNotExist // it has ended, and waits for its parent to look
+	}
 	id.pid = pid
 	if id.started, err = strconv.ParseUint(fields[started], 10, 64); err != nil {
 		return id, 0, err

@@ -11,6 +11,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fown"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/timerfd"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 )
@@ -183,4 +184,26 @@ func FuzzEditImage(f *testing.F) {
 			t.Errorf("after %v the image has changed", err)
 		}
 	})
+}
+
+func TestRearm(t *testing.T) {
+	timer := func(ticks, vsec, vnsec, isec, insec uint64) *timerfd.TimerfdEntry {
+		return &timerfd.TimerfdEntry{Ticks: &ticks, Vsec: &vsec, Vnsec: &vnsec, Isec: &isec, Insec: &insec}
+	}
+	tests := map[string]struct {
+		timer     *timerfd.TimerfdEntry
+		sec, nsec uint64
+	}{
+		"expired and not read": {timer(1, 0, 0, 2, 3), 2, 3},
+		"running":              {timer(1, 1, 0, 2, 3), 1, 0},
+		"disarmed":             {timer(0, 0, 0, 2, 3), 0, 0},
+		"once":                 {timer(1, 0, 0, 0, 0), 0, 0},
+	}
+	for name, test := range tests {
+		rearm(test.timer)
+		if sec, nsec := test.timer.GetVsec(), test.timer.GetVnsec(); sec != test.sec || nsec != test.nsec {
+			t.Errorf("%s: %d s and %d ns are left", name, sec, nsec)
+		}
+	}
+	rearm(nil) // another kind of file
 }

@@ -258,7 +258,11 @@ func (v *verifier) compare(t *task, set memory.Set, stored []memory.Stretch) err
 	if _, err := t.look(areas); err != nil {
 		return nil
 	}
-	set = memory.Intersect(memory.Subtract(set, t.since), memory.Addresses(now))
+	// It may also have been dropped before it was read.
+	if set, err = track.Populated(t.id.pid, memory.Subtract(set, t.since)); err != nil {
+		return nil
+	}
+	set = memory.Intersect(set, memory.Addresses(now))
 	v.result.Bytes += int64(set.Bytes())
 	is, was := content(memory.Keep(now, set)), content(memory.Keep(stored, set))
 	for _, span := range set {
