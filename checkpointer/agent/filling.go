@@ -183,30 +183,31 @@ func (a *Agent) keptRestores() []keeper.Description {
 // filling in. Where that is not possible the container is killed.
 func (a *Agent) resumeFillings(ctx context.Context, kept []keeper.Description) {
 	for _, description := range kept {
-		if err := a.resume(ctx, description); err != nil {
+		if err := a.resume(ctx, description.ID); err != nil {
 			a.log.Error("a container's memory cannot be filled in any more; the container was killed", "container", description.ID, "err", err)
 		}
 	}
 }
 
 // resume goes on with one filling. After an error the container is killed.
-func (a *Agent) resume(ctx context.Context, description keeper.Description) (err error) {
-	var was keptRestore
-	if err := json.Unmarshal(description.Data, &was); err != nil {
-		return fmt.Errorf("read what is to be filled in: %w", err)
-	}
-	kept, state, err := keeper.Take(client.KeeperSocketPath, description.ID)
+func (a *Agent) resume(ctx context.Context, id string) (err error) {
+	kept, state, err := keeper.Take(client.KeeperSocketPath, id)
 	if err != nil {
-		return err
+		return errors.Join(err, a.killContainer(ctx, id))
 	}
-	f := &filling{container: was.Container, kept: kept}
+	f := &filling{kept: kept}
 	defer func() {
 		if err != nil {
 			// In this order: else processes would see zeros where their memory is missing.
-			err = errors.Join(err, a.killContainer(ctx, was.Container.ID), kept.Drop())
+			err = errors.Join(err, a.killContainer(ctx, id), kept.Drop())
 			state.Close()
 		}
 	}()
+	var was keptRestore
+	if err := json.Unmarshal(kept.Description().Data, &was); err != nil {
+		return fmt.Errorf("read what is to be filled in: %w", err)
+	}
+	f.container = was.Container
 	o := &opened{log: a.log, key: was.Key, number: was.Generation, store: a.store}
 	for _, c := range a.candidates(ctx, was.Key) {
 		if c.generation.Number == was.Generation {
