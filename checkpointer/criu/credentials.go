@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,10 +36,9 @@ func rlimitUser(processes []int) (credentials, error) {
 		if err != nil {
 			return root, err
 		}
-		var c credentials
-		for line := range strings.Lines(string(status)) {
-			fmt.Sscanf(line, "Uid: %d", &c.uid)
-			fmt.Sscanf(line, "Gid: %d", &c.gid)
+		c, err := parseCredentials(string(status))
+		if err != nil {
+			return root, fmt.Errorf("read whose process %d is: %w", pid, err)
 		}
 		if user != nil && *user != c {
 			return root, nil
@@ -49,6 +49,30 @@ func rlimitUser(processes []int) (credentials, error) {
 		return root, nil
 	}
 	return *user, nil
+}
+
+// parseCredentials reads the real user and group from a process's status file.
+func parseCredentials(status string) (c credentials, err error) {
+	ids := map[string]*int{"Uid": &c.uid, "Gid": &c.gid}
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		id := ids[name]
+		if id == nil {
+			continue
+		}
+		delete(ids, name)
+		fields := strings.Fields(value) // real, effective, saved, of the file system
+		if len(fields) == 0 {
+			return c, fmt.Errorf("its status file has no %s", name)
+		}
+		if *id, err = strconv.Atoi(fields[0]); err != nil {
+			return c, err
+		}
+	}
+	if len(ids) > 0 {
+		return c, errors.New("its status file names no user or group")
+	}
+	return c, nil
 }
 
 // hasCapability is whether this thread has an effective capability.

@@ -204,17 +204,15 @@ func numbers(message []byte) (map[protowire.Number]uint64, error) {
 			return nil, protowire.ParseError(n)
 		}
 		message = message[n:]
-		value, size := uint64(0), 0
 		if kind == protowire.VarintType {
-			value, size = protowire.ConsumeVarint(message)
-			fields[number] = value
+			fields[number], n = protowire.ConsumeVarint(message)
 		} else {
-			size = protowire.ConsumeFieldValue(number, kind, message)
+			n = protowire.ConsumeFieldValue(number, kind, message)
 		}
-		if size < 0 {
-			return nil, protowire.ParseError(size)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
 		}
-		message = message[size:]
+		message = message[n:]
 	}
 	return fields, nil
 }
