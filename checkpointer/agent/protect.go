@@ -14,6 +14,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 )
 
@@ -164,7 +165,7 @@ func refuse(pod *corev1.Pod, protection v1alpha1.Protection) *refusal {
 	if pod.Spec.RuntimeClassName == nil || *pod.Spec.RuntimeClassName != v1alpha1.RuntimeClassName {
 		return &refusal{v1alpha1.ReasonNotAdmitted, fmt.Sprintf("the pod does not have runtimeClassName %q, so it could not be restored; create it again while Lifeboat's admission runs, or set it in the pod's template", v1alpha1.RuntimeClassName)}
 	}
-	if volume := writableVolume(pod); volume != "" && protection.Volumes == v1alpha1.VolumesProtect {
+	if volume := preflight.LastingVolume(pod); volume != "" && protection.Volumes == v1alpha1.VolumesProtect {
 		return &refusal{v1alpha1.ReasonWritableVolume, fmt.Sprintf("volume %q is writable and outlives the pod: older memory must not meet newer files, so the pod starts cold after a node loss; annotation %s: %q restores its memory all the same", volume, v1alpha1.AnnotationVolumes, v1alpha1.VolumesIgnore)}
 	}
 	return nil

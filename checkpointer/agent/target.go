@@ -116,24 +116,3 @@ func initPid(host criu.Host, containerID string) (int, error) {
 	}
 	return state.Pid, nil
 }
-
-// writableVolume returns the name of a volume of the pod that outlives it and
-// that one of its containers may write to, or "".
-func writableVolume(pod *corev1.Pod) string {
-	lasting := map[string]bool{}
-	for _, v := range pod.Spec.Volumes {
-		s := v.VolumeSource
-		harmless := s.EmptyDir != nil || s.ConfigMap != nil || s.Secret != nil || s.Projected != nil || s.DownwardAPI != nil || s.Image != nil
-		if !harmless && (s.PersistentVolumeClaim == nil || !s.PersistentVolumeClaim.ReadOnly) {
-			lasting[v.Name] = true
-		}
-	}
-	for _, c := range append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
-		for _, m := range c.VolumeMounts {
-			if lasting[m.Name] && !m.ReadOnly {
-				return m.Name
-			}
-		}
-	}
-	return ""
-}

@@ -133,3 +133,34 @@ func TestReasonsAreDocumented(t *testing.T) {
 		t.Errorf("docs/reference/preflight.md differs from the rules (-rules +document):\n%s", diff)
 	}
 }
+
+func TestLastingVolume(t *testing.T) {
+	claim := corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}
+	readOnlyClaim := corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c", ReadOnly: true}}
+	for name, tc := range map[string]struct {
+		source   corev1.VolumeSource
+		readOnly bool
+		want     string
+	}{
+		"a claim":                     {claim, false, "v"},
+		"a claim, mounted read-only":  {claim, true, ""},
+		"a read-only claim":           {readOnlyClaim, false, ""},
+		"a folder of the node":        {corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/x"}}, false, "v"},
+		"an NFS share":                {corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}, false, "v"},
+		"an emptyDir":                 {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, false, ""},
+		"a service account's token":   {corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{}}, false, ""},
+		"a ConfigMap that is mounted": {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{Spec: corev1.PodSpec{
+				Volumes: []corev1.Volume{{Name: "v", VolumeSource: tc.source}},
+				Containers: []corev1.Container{{
+					Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "v", ReadOnly: tc.readOnly}},
+				}},
+			}}
+			if got := LastingVolume(pod); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
