@@ -225,8 +225,8 @@ func restore(t *testing.T, c *nodetest.Container, images string) error {
 	return nil
 }
 
-// TestSharedSegmentIsRefused: two containers with the same System V segment are
-// what Lifeboat refuses after the dump, by its images.
+// TestSharedSegmentIsRefused: CRIU would dump two containers with the same System V
+// segment, and could restore neither.
 func TestSharedSegmentIsRefused(t *testing.T) {
 	if !nodetest.Inside(t) {
 		return
@@ -238,7 +238,7 @@ func TestSharedSegmentIsRefused(t *testing.T) {
 	if report := look(t, one, other); !slices.Equal(reasons(report), []preflight.Reason{preflight.SharedSegment}) {
 		t.Errorf("found %+v", report.Findings)
 	}
-	if err := checkpoint(t, one, other); err == nil || !strings.Contains(err.Error(), "shares a System V memory segment") {
+	if err := checkpoint(t, one, other); err == nil || !strings.Contains(err.Error(), "shares System V segment") {
 		t.Errorf("Checkpoint says: %v", err)
 	}
 }
