@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 
+	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
@@ -209,7 +211,27 @@ func (d *dumper) dump(ctx context.Context, written func() error) error {
 		return fmt.Errorf("dump container %s: %w", d.name(), err)
 	}
 	log, _ := os.ReadFile(filepath.Join(d.images.Name(), dumpLog)) // without it the error is still told
-	return explain(d.name(), err, string(log))
+	var stat unix.Statfs_t
+	if full := unix.Statfs(d.images.Name(), &stat) == nil && stat.Bavail == 0; full {
+		err = fmt.Errorf("%w: %w in %s", err, unix.ENOSPC, d.images.Name()) // the log may have had no room either
+	}
+	err = explain(d.name(), err, string(log))
+	if kept, keepErr := keepLog(d.target.Container.ID, log); keepErr == nil {
+		err = fmt.Errorf("%w; all of CRIU's log is at %s of the node", err, kept)
+	}
+	return err
+}
+
+// logFolder has CRIU's log of each container's last dump that failed.
+const logFolder = client.Folder + "/logs"
+
+func keepLog(container string, log []byte) (string, error) {
+	file := filepath.Join(logFolder, container+".log")
+	err := os.MkdirAll(logFolder, 0o700)
+	if err == nil {
+		err = os.WriteFile(file, log, 0o600)
+	}
+	return file, err
 }
 
 // measure says what a container's part of the checkpoint is, and removes what

@@ -199,3 +199,76 @@ func mayReadLimits(t *testing.T) bool {
 	}
 	return data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
+
+// Whenever the checkpointer is killed, the next one finds the container whole: CRIU
+// takes its code out of the processes when nobody is there to answer it, and what
+// is left frozen is thawed.
+func TestCheckpointerKilledDuringThePause(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	if err := os.MkdirAll(staged, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	source := nodetest.NewPod(t, "pod", "1")
+	c := started(t, source, "c1", "main", "memory")
+	c.Output.WaitFor(t, "ready")
+	ctx := t.Context()
+	frozen := 0
+	for after := 10 * time.Millisecond; after < 250*time.Millisecond; after += 12 * time.Millisecond {
+		if err := errors.Join(os.RemoveAll(staged), os.Mkdir(staged, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := asCheckpointer(t, map[string]any{"Pod": targetOf(t, source, c)})
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		select { // no condition: any moment is as good as another
+		case <-ctx.Done():
+		case <-time.After(after):
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		nodetest.Eventually(t, 20*time.Second, "CRIU has let go", func() bool { return len(running(t, "criu")) == 0 })
+		group, err := cgroup.ForPath(cgroupRoot, c.CgroupsPath())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is, err := group.Frozen(); err != nil {
+			t.Fatal(err)
+		} else if is {
+			frozen++
+		}
+		if err := newEngine(t).ThawAll(ctx, []string{c.CgroupsPath()}); err != nil {
+			t.Fatal(err)
+		}
+		seen := len(c.Output.Lines())
+		nodetest.Eventually(t, 10*time.Second, fmt.Sprintf("the container goes on after a kill at %v", after), func() bool { return len(c.Output.Lines()) > seen+1 })
+	}
+	if frozen == 0 {
+		t.Error("no kill came during a pause: this has shown nothing")
+	}
+	noErrors(t, c)
+	from := checkpoint(t, source, c)
+	c.Delete(t)
+	goal := nodetest.NewPod(t, "pod", "2")
+	r := goal.NewContainer(t, "r1", "main", nodetest.Spec{Args: []string{"memory"}})
+	restore(t, from, r, true)
+	nodetest.Eventually(t, 10*time.Second, "the restored container goes on", func() bool { return len(r.Output.Lines()) > 2 })
+	noErrors(t, r)
+}
+
+// running lists the processes of a name in this node.
+func running(t *testing.T, name string) (pids []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if comm, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(comm)) == name {
+			pids = append(pids, file)
+		}
+	}
+	return pids
+}

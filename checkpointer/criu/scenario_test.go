@@ -448,3 +448,39 @@ func TestProbe(t *testing.T) {
 		t.Errorf("Probe = %+v", facts)
 	}
 }
+
+// Where the staging folder has no room the checkpoint fails, and the pod goes on.
+func TestStagingWithoutRoom(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	source := nodetest.NewPod(t, "pod", "1")
+	c := started(t, source, "c1", "main", "counter")
+	c.Output.WaitFor(t, "count ")
+	for _, size := range []string{"8k", "32k", "64k", "128k"} {
+		dir := t.TempDir()
+		if err := unix.Mount("full", dir, "tmpfs", 0, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+		_, err := newEngine(t).Checkpoint(context.Background(), targetOf(t, source, c), dir, false)
+		if err == nil {
+			t.Fatalf("a checkpoint fits into %s", size)
+		}
+		t.Logf("%s: %v", size, err)
+		if !strings.Contains(err.Error(), "no space left") && !strings.Contains(err.Error(), "No space left") {
+			t.Errorf("with %s: the error does not say why: %v", size, err)
+		}
+		if _, kept, found := strings.Cut(err.Error(), "CRIU's log is at "); found {
+			if _, err := os.Stat(strings.TrimSuffix(kept, " of the node")); err != nil {
+				t.Errorf("with %s: %v", size, err)
+			}
+		}
+		thawed(t, c)
+		n := number(t, c.Output.Last("count "))
+		nodetest.Eventually(t, 5*time.Second, "the container goes on", func() bool { return number(t, c.Output.Last("count ")) > n })
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	checkpoint(t, source, c)
+}

@@ -13,7 +13,10 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/timerfd"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/memory"
 )
 
 func TestExplain(t *testing.T) {
@@ -206,4 +209,51 @@ func TestRearm(t *testing.T) {
 		}
 	}
 	rearm(nil) // another kind of file
+}
+
+// pagemapImage is an image with entries of an address, a number of pages and flags.
+func pagemapImage(entries ...[3]uint64) []byte {
+	image := make([]byte, imageHeader)
+	add := func(entry []byte) {
+		image = binary.LittleEndian.AppendUint32(image, uint32(len(entry)))
+		image = append(image, entry...)
+	}
+	add(protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 1))
+	for _, e := range entries {
+		var entry []byte
+		for i, field := range []protowire.Number{1, 5, 4} {
+			entry = protowire.AppendVarint(protowire.AppendTag(entry, field, protowire.VarintType), e[i])
+		}
+		add(entry)
+	}
+	return image
+}
+
+func TestParseLeftOut(t *testing.T) {
+	image := pagemapImage([3]uint64{0x10000, 2, pageLazy}, [3]uint64{0x12000, 1, pageLazy | pagePresent}, [3]uint64{0x20000, 1, pagePresent}, [3]uint64{0x30000, 3, pageLazy})
+	got, err := parseLeftOut(image)
+	want := memory.Set{{Start: 0x10000, End: 0x10000 + 2*pageSize}, {Start: 0x30000, End: 0x30000 + 3*pageSize}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	for what, bad := range map[string][]byte{
+		"cut short":     image[:len(image)-1],
+		"no header":     {1},
+		"beyond memory": pagemapImage([3]uint64{1 << 63, 1 << 62, pageLazy}),
+		"crooked":       pagemapImage([3]uint64{17, 1, pageLazy}),
+	} {
+		if got, err := parseLeftOut(bad); err == nil {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
+func FuzzParseLeftOut(f *testing.F) {
+	f.Add(pagemapImage([3]uint64{0x10000, 2, pageLazy}))
+	f.Fuzz(func(t *testing.T, image []byte) {
+		set, err := parseLeftOut(image)
+		if err == nil && len(memory.Subtract(set, memory.NewSet(set...))) > 0 {
+			t.Errorf("%v is not in order", set)
+		}
+	})
 }
