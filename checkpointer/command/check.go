@@ -71,7 +71,7 @@ Exit codes:
   1  at least one generation is damaged
   2  something could not be checked, because a key, the store, or the API server
      could not be had, and no damage was found in the rest`,
-		Example: `  kubectl -n lifeboat-system exec <the node's lifeboat-checkpointer pod> -c agent -- lifeboat-checkpointer check
+		Example: `  kubectl -n lifeboat-system exec <the node's lifeboat-checkpointer pod> -c agent -- /lifeboat-checkpointer check
   kubectl -n lifeboat-system get secrets -o json > keys.json; lifeboat-checkpointer check --store /mnt/lifeboat --key-file keys.json`,
 		Args: func(cmd *cobra.Command, args []string) error { return unchecked(cobra.NoArgs(cmd, args)) },
 		RunE: func(cmd *cobra.Command, _ []string) error {

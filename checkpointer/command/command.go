@@ -31,7 +31,7 @@ func New() *cobra.Command {
 	var verbose bool
 	root.PersistentFlags().BoolVar(&verbose, "verbose", false, "log every checkpoint")
 	root.PersistentPreRun = func(*cobra.Command, []string) { setLog(verbose) }
-	root.AddCommand(agentCommand(), fencerCommand(), installCommand(), checkCommand())
+	root.AddCommand(agentCommand(), fencerCommand(), installCommand(), checkCommand(), rotateCommand())
 	return root
 }
 
