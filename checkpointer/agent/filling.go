@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -94,13 +95,14 @@ func registeredCgroup(id string) (string, error) {
 }
 
 func (a *Agent) fillOptions(o *opened, kept *keeper.Client) pages.Options {
-	var began time.Time // of a time without an answer
+	var began atomic.Pointer[time.Time] // a time without an answer; several goroutines ask
 	options := pages.Options{Log: a.log, Retry: func(ctx context.Context, err error, attempts int) bool {
+		now := time.Now()
 		if attempts == 1 {
-			began = time.Now()
+			began.Store(&now)
 		}
 		var damaged *store.Damaged
-		if time.Since(began) > retryFor || attempts > 1 && errors.As(err, &damaged) {
+		if now.Sub(*began.Load()) > retryFor || attempts > 1 && errors.As(err, &damaged) {
 			return false // the last place has it, and it is wrong there too
 		}
 		a.log.Warn("memory cannot be had now; it is asked for again", "pod", o.key.String(), "generation", o.number, "err", err)
@@ -109,11 +111,7 @@ func (a *Agent) fillOptions(o *opened, kept *keeper.Client) pages.Options {
 			return false
 		case <-time.After(retryEvery):
 		}
-		for _, c := range a.candidates(ctx, o.key) {
-			if c.generation.Number == o.number {
-				o.again(c.holders)
-			}
-		}
+		a.lookAgain(ctx, o)
 		return true
 	}}
 	if kept != nil {
@@ -208,24 +206,6 @@ func (a *Agent) resume(ctx context.Context, id string) (err error) {
 		return fmt.Errorf("read what is to be filled in: %w", err)
 	}
 	f.container = was.Container
-	o := &opened{log: a.log, key: was.Key, number: was.Generation, store: a.store}
-	for _, c := range a.candidates(ctx, was.Key) {
-		if c.generation.Number == was.Generation {
-			o.again(c.holders)
-		}
-	}
-	if o.reader, err = a.store.OpenReader(ctx, was.Key, was.Generation, nil); err != nil {
-		o.reader = nil
-		reader, turnErr := o.turn(ctx, nil)
-		if reader == nil {
-			return errors.Join(err, turnErr, fmt.Errorf("no other holder gives generation %d of %s", was.Generation, was.Key))
-		}
-	}
-	f.daemon, err = pages.Resume(context.WithoutCancel(ctx), state, containerMemory{o, was.Container.Name}, a.fillOptions(o, kept))
-	if err != nil {
-		o.close()
-		return err
-	}
 	m := &v1alpha1.Migration{}
 	m.Namespace, m.Name = was.Migration.Namespace, was.Migration.Name
 	if err := a.api.Get(ctx, was.Migration, m); err != nil {
@@ -248,7 +228,16 @@ func (a *Agent) resume(ctx context.Context, id string) (err error) {
 	r.asked[was.Container.Name] = true
 	r.prepared, r.dir = true, filepath.Join(restoreFolder, was.Container.PodUID)
 	if r.opened == nil {
-		r.opened = o
+		r.opened, err = a.openAgain(ctx, was)
+	}
+	if err == nil {
+		f.daemon, err = pages.Resume(context.WithoutCancel(ctx), state, containerMemory{r.opened, was.Container.Name}, a.fillOptions(r.opened, kept))
+	}
+	if err != nil {
+		if len(r.filling) == 0 {
+			a.discard(was.Container.PodUID, r)
+		}
+		return err
 	}
 	r.filling[was.Container.Name] = f
 	folder := filepath.Join(r.dir, was.Container.Name)
@@ -258,4 +247,20 @@ func (a *Agent) resume(ctx context.Context, id string) (err error) {
 	go a.await(context.WithoutCancel(ctx), r, f)
 	a.log.Info("the filling in of a container's memory goes on", "pod", was.Container.Namespace+"/"+was.Container.PodName, "container", was.Container.Name)
 	return nil
+}
+
+// openAgain opens the generation of a filling: in the own store, or else at a holder.
+func (a *Agent) openAgain(ctx context.Context, was keptRestore) (*opened, error) {
+	o := &opened{log: a.log, key: was.Key, number: was.Generation, store: a.store}
+	a.lookAgain(ctx, o)
+	reader, err := a.store.OpenReader(ctx, was.Key, was.Generation, nil)
+	if err == nil {
+		o.reader = reader
+		return o, nil
+	}
+	reader, turnErr := o.turn(ctx, nil)
+	if reader == nil {
+		return nil, errors.Join(err, turnErr, fmt.Errorf("no other holder gives generation %d of %s", was.Generation, was.Key))
+	}
+	return o, nil
 }

@@ -122,7 +122,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 		})
 		return client.CreateResponse{Reason: r.failure.reason}
 	}
-	resp, err := a.place(ctx, r, req)
+	resp, err := a.place(ctx, r, req, pod)
 	if err != nil {
 		log.Warn("container starts anew", "err", err)
 		a.finish(ctx, req.PodUID, r, v1alpha1.ContainerRestore{
@@ -229,11 +229,17 @@ func specChanged(dir string, req client.CreateRequest, g store.Generation) *refu
 
 // place applies file changes to the container's bundle and readies what runc
 // needs to restore it.
-func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest) (client.CreateResponse, error) {
-	dirs, err := a.emptyDirsOf(ctx, req)
-	if err != nil {
-		return client.CreateResponse{}, err
+func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest, pod *corev1.Pod) (client.CreateResponse, error) {
+	if pod == nil { // the API did not answer when the container was asked for
+		pod = &corev1.Pod{}
+		key := ctrlclient.ObjectKey{Namespace: req.Namespace, Name: req.PodName}
+		if err := a.cache.Get(ctx, key, pod); err != nil || string(pod.UID) != req.PodUID {
+			if err := a.api.Get(ctx, key, pod); err != nil {
+				return client.CreateResponse{}, fmt.Errorf("get pod %s: %w", key, err)
+			}
+		}
 	}
+	dirs := emptyDirs(pod)
 	shm := filepath.Join(containerdSandboxs, req.SandboxID, "shm")
 	if len(r.filling) > 0 || len(r.status.Containers) > 0 {
 		dirs, shm = nil, "" // they are the pod's: its first container has brought them
@@ -258,18 +264,6 @@ func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest)
 	return client.CreateResponse{
 		Restore: true, ImagesPath: images, WorkPath: work, ConfigPath: config, Lazy: true, Generation: r.opened.generation().Number,
 	}, nil
-}
-
-// emptyDirsOf are the emptyDir volumes of the pod that is being created.
-func (a *Agent) emptyDirsOf(ctx context.Context, req client.CreateRequest) (map[string]string, error) {
-	pod := &corev1.Pod{}
-	key := ctrlclient.ObjectKey{Namespace: req.Namespace, Name: req.PodName}
-	if err := a.cache.Get(ctx, key, pod); err != nil || string(pod.UID) != req.PodUID {
-		if err := a.api.Get(ctx, key, pod); err != nil {
-			return nil, fmt.Errorf("get pod %s: %w", key, err)
-		}
-	}
-	return emptyDirs(pod), nil
 }
 
 // reported ends a container's restore as the runtime tells it.

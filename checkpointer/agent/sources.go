@@ -139,12 +139,9 @@ func (a *Agent) open(ctx context.Context, key store.Key, c candidate, dir string
 	}
 	for {
 		reader, err := o.turn(ctx, o.reader)
-		if err != nil {
-			return nil, errors.Join(append(errs, err)...)
-		}
 		if reader == nil {
 			o.close()
-			return nil, errors.Join(errs...)
+			return nil, errors.Join(append(errs, err)...)
 		}
 		if err = reader.Materialize(ctx, dir); err == nil {
 			return o, nil
@@ -184,11 +181,15 @@ func (o *opened) turn(ctx context.Context, failed *store.Reader) (*store.Reader,
 	return nil, ctx.Err()
 }
 
-// again adds places to try.
-func (o *opened) again(holders []transfer.Holder) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.rest = holders
+// lookAgain asks once more who holds the generation.
+func (a *Agent) lookAgain(ctx context.Context, o *opened) {
+	for _, c := range a.candidates(ctx, o.key) {
+		if c.generation.Number == o.number {
+			o.mu.Lock()
+			o.rest = c.holders
+			o.mu.Unlock()
+		}
+	}
 }
 
 func (o *opened) current() *store.Reader {

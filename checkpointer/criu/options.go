@@ -10,12 +10,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 )
 
 const (
-	// ghostLimit is the size up to which the content of a file that is deleted
-	// but open goes into the images. CRIU's own default is 1 MiB.
-	ghostLimit = 512 << 20
 	// seizeSeconds is how long CRIU may try to stop the tasks.
 	seizeSeconds = 5
 	// logLevel has errors and warnings. More costs time with the tasks stopped.
@@ -41,7 +39,7 @@ func dumpOptions(c *container, images *os.File) *rpc.CriuOpts {
 		FileLocks:         proto.Bool(true),
 		ExtUnixSk:         proto.Bool(true),
 		LinkRemap:         proto.Bool(true),
-		GhostLimit:        proto.Uint32(ghostLimit),
+		GhostLimit:        proto.Uint32(preflight.GhostLimit),
 		Timeout:           proto.Uint32(seizeSeconds),
 		TcpClose:          proto.Bool(true),
 		TcpSkipInFlight:   proto.Bool(true),

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 )
 
 // TmpfsMount is a file system in memory that a container has to itself, as /dev
@@ -128,7 +129,7 @@ func prepareRestore(ctx context.Context, dir, container, config string) error {
 	if err != nil {
 		return fmt.Errorf("read its description: %w", err)
 	}
-	text := fmt.Appendf(nil, restoreConfig, ghostLimit)
+	text := fmt.Appendf(nil, restoreConfig, preflight.GhostLimit)
 	if err := os.MkdirAll(maskFolder, 0o555); err != nil {
 		return err
 	}

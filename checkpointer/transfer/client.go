@@ -87,21 +87,6 @@ func NewClient(s *store.Store, config *tls.Config, options ...Option) *Client {
 // as a holder. No connection is made before its first use.
 func (c *Client) Holder(name, address string) Holder { return &peer{c, name, address} }
 
-// Held asks a node which generations of a pod it holds, as Holder.Held.
-func (c *Client) Held(ctx context.Context, address string, key store.Key) ([]store.Generation, error) {
-	return c.Holder(address, address).Held(ctx, key)
-}
-
-// Replicate copies a generation of the own store to a node, as Holder.Replicate.
-func (c *Client) Replicate(ctx context.Context, address string, key store.Key, number int64) (int64, error) {
-	return c.Holder(address, address).Replicate(ctx, key, number)
-}
-
-// Fetch copies a generation from a node into the own store, as Holder.Fetch.
-func (c *Client) Fetch(ctx context.Context, address string, key store.Key, number int64) error {
-	return c.Holder(address, address).Fetch(ctx, key, number)
-}
-
 // Close closes all connections.
 func (c *Client) Close() error {
 	c.mu.Lock()

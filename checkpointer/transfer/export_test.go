@@ -1,9 +1,11 @@
 package transfer
 
 import (
+	"context"
 	"time"
 
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 )
 
 // Limits of time that tests shorten.
@@ -32,3 +34,20 @@ const DialTimeout = dialTimeout
 
 // Dial returns the bare protocol.
 func (c *Client) Dial(address string) (peerv1.PeerClient, error) { return c.dial(address, bulk) }
+
+// What tests ask of a node whose name does not matter.
+
+// Held asks a node which generations of a pod it holds, as Holder.Held.
+func (c *Client) Held(ctx context.Context, address string, key store.Key) ([]store.Generation, error) {
+	return c.Holder(address, address).Held(ctx, key)
+}
+
+// Replicate copies a generation of the own store to a node, as Holder.Replicate.
+func (c *Client) Replicate(ctx context.Context, address string, key store.Key, number int64) (int64, error) {
+	return c.Holder(address, address).Replicate(ctx, key, number)
+}
+
+// Fetch copies a generation from a node into the own store, as Holder.Fetch.
+func (c *Client) Fetch(ctx context.Context, address string, key store.Key, number int64) error {
+	return c.Holder(address, address).Fetch(ctx, key, number)
+}

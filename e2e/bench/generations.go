@@ -36,7 +36,7 @@ func (r *rig) generations(ctx context.Context, rows []row) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := home.client.Replicate(ctx, holder.address, l.key, first.Number); err != nil {
+	if _, err := home.client.Holder("peer", holder.address).Replicate(ctx, l.key, first.Number); err != nil {
 		return err
 	}
 	for _, at := range rows {
@@ -78,7 +78,7 @@ func (r *rig) oneGeneration(ctx context.Context, at row, l *lifeboat, holder *pe
 	if err != nil {
 		return err
 	}
-	sent, err := l.home.client.Replicate(ctx, holder.address, l.key, generation.Number)
+	sent, err := l.home.client.Holder("peer", holder.address).Replicate(ctx, l.key, generation.Number)
 	if err != nil {
 		return err
 	}
