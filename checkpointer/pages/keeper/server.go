@@ -42,7 +42,9 @@ type restore struct {
 
 // session is one connection.
 type session struct {
+	conn    *net.UnixConn
 	restore *restore
+	left    chan struct{} // closed once its end has been taken note of
 }
 
 // NewServer makes a keeper. Kill kills the container of a description, and
@@ -91,7 +93,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	if !fromRoot(conn) {
 		return
 	}
-	var c session
+	c := session{conn: conn, left: make(chan struct{})}
 	for {
 		raw, fds, err := receive(conn)
 		if err != nil {
@@ -102,9 +104,41 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 			break
 		}
 	}
-	if r := s.abandoned(&c, ctx.Err() != nil); r != nil {
+	r := s.abandoned(&c, ctx.Err() != nil)
+	close(c.left)
+	if r != nil {
 		s.killAll(ctx, r)
 	}
+}
+
+// hear waits until the ends of those daemons are taken note of that have died: the
+// next daemon may ask sooner than their sessions see it. s.mu is not held.
+func (s *Server) hear() {
+	s.mu.Lock()
+	var gone []*session
+	for _, r := range s.restores {
+		if r.daemon != nil && r.daemon.hungUp() {
+			gone = append(gone, r.daemon)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range gone {
+		<-c.left // it reads what was sent before the end, and no more comes
+	}
+}
+
+func (c *session) hungUp() bool {
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	hup := false
+	err = raw.Control(func(fd uintptr) {
+		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(events, 0)
+		hup = err == nil && n == 1 && events[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
+	})
+	return hup && err == nil
 }
 
 func fromRoot(conn *net.UnixConn) bool {
@@ -120,10 +154,13 @@ func fromRoot(conn *net.UnixConn) bool {
 // handle does what one packet asks for. The descriptors are the server's now. It
 // returns descriptors that are duplicates for the other side.
 func (s *Server) handle(c *session, raw []byte, fds []int) (answer, []int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var r request
 	reply, send, used, err := answer{}, []int(nil), false, json.Unmarshal(raw, &r)
+	if r.Op == opList || r.Op == opTake {
+		s.hear()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err == nil {
 		switch r.Op {
 		case opKeep:
