@@ -99,6 +99,9 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		if err != nil {
 			break
 		}
+		if c.restore == nil { // it may ask for another's; one that has its own waits for nobody
+			s.hear()
+		}
 		reply, send := s.handle(&c, raw, fds)
 		if err := respond(conn, reply, send); err != nil {
 			break
@@ -154,13 +157,10 @@ func fromRoot(conn *net.UnixConn) bool {
 // handle does what one packet asks for. The descriptors are the server's now. It
 // returns descriptors that are duplicates for the other side.
 func (s *Server) handle(c *session, raw []byte, fds []int) (answer, []int) {
-	var r request
-	reply, send, used, err := answer{}, []int(nil), false, json.Unmarshal(raw, &r)
-	if r.Op == opList || r.Op == opTake {
-		s.hear()
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var r request
+	reply, send, used, err := answer{}, []int(nil), false, json.Unmarshal(raw, &r)
 	if err == nil {
 		switch r.Op {
 		case opKeep:
