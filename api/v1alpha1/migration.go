@@ -17,6 +17,7 @@ import (
 // +kubebuilder:printcolumn:name="FROM",type=string,JSONPath=`.spec.sourceNode`
 // +kubebuilder:printcolumn:name="TO",type=string,JSONPath=`.status.claim.nodeName`
 // +kubebuilder:printcolumn:name="PHASE",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="HELD",type=string,JSONPath=`.status.held.reason`
 // +kubebuilder:printcolumn:name="RESULT",type=string,JSONPath=`.status.result`
 // +kubebuilder:printcolumn:name="RTO",type=string,JSONPath=`.status.rto`
 // +kubebuilder:printcolumn:name="RPO",type=string,JSONPath=`.status.rpo`
@@ -77,11 +78,20 @@ const StrategyFailover Strategy = "Failover"
 
 // MigrationReason is why a pod moves.
 //
-// +kubebuilder:validation:Enum=NodeLost
+// +kubebuilder:validation:Enum=NodeLost;NodeRebooted;NodeOutOfService;NodeShutdown;SpotInterruption;NodeDrained;NodePressure
 type MigrationReason string
 
-// MigrationNodeLost means that the pod's node was declared lost and fenced.
-const MigrationNodeLost MigrationReason = "NodeLost"
+// The reasons of a Migration. Of several that apply to a lost node the first in
+// this order is given, and NodeLost where none does.
+const (
+	MigrationNodeOutOfService MigrationReason = "NodeOutOfService" // somebody tainted the node out-of-service
+	MigrationNodeRebooted     MigrationReason = "NodeRebooted"     // the node came back with another boot
+	MigrationSpotInterruption MigrationReason = "SpotInterruption" // a taint said that the node is taken away
+	MigrationNodeShutdown     MigrationReason = "NodeShutdown"     // the node said that it shuts down
+	MigrationNodeDrained      MigrationReason = "NodeDrained"      // the node was cordoned or tainted for a drain
+	MigrationNodePressure     MigrationReason = "NodePressure"     // the node was short of memory, disk, processes or time
+	MigrationNodeLost         MigrationReason = "NodeLost"         // the node fell silent, and nothing else is known
+)
 
 // Phase is the last step that a Migration has completed. The steps come in
 // this order; none is skipped, but a pod that is already gone is Deleted at once.
@@ -102,7 +112,7 @@ const (
 
 // Result is what became of a Migration. It is empty while the Migration is open.
 //
-// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed
+// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed;Withdrawn
 type Result string
 
 // The results of a Migration.
@@ -110,6 +120,7 @@ const (
 	ResultRestored    Result = "Restored"    // every container of the pod came back from the checkpoint
 	ResultColdStarted Result = "ColdStarted" // the pod runs, but at least one container started anew
 	ResultFailed      Result = "Failed"      // no successor became Ready
+	ResultWithdrawn   Result = "Withdrawn"   // the node turned out to live before anything was done; the pod runs on
 )
 
 // Reasons of a result other than Restored, in MigrationStatus.Reason.
@@ -135,6 +146,9 @@ type MigrationStatus struct {
 	// +listType=map
 	// +listMapKey=phase
 	Phases []PhaseTime `json:"phases,omitempty"`
+	// Held says why nothing is done at present, although the pod's node looks lost.
+	// +optional
+	Held *Held `json:"held,omitempty"`
 	// Checkpoint is the newest durable generation that the holders reported.
 	// +optional
 	Checkpoint *HeldCheckpoint `json:"checkpoint,omitempty"`
@@ -172,6 +186,31 @@ type MigrationStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// HeldReason is why a node that looks lost is not acted upon.
+//
+// +kubebuilder:validation:Enum=StormGuard;APIUnreachable;Paused;RateLimited;CoolDown;TooFewPeers;FencerSilent
+type HeldReason string
+
+// The reasons for which a recovery is held.
+const (
+	HeldStormGuard     HeldReason = "StormGuard"     // too many nodes look lost at once
+	HeldAPIUnreachable HeldReason = "APIUnreachable" // half of the node's peers cannot read the API
+	HeldPaused         HeldReason = "Paused"         // an operator has paused recoveries
+	HeldRateLimited    HeldReason = "RateLimited"    // too many nodes were fenced lately
+	HeldCoolDown       HeldReason = "CoolDown"       // the node has just refuted a declaration
+	HeldTooFewPeers    HeldReason = "TooFewPeers"    // too few of the node's peers answer to be sure that it stopped
+	HeldFencerSilent   HeldReason = "FencerSilent"   // the node lives, but nothing on it stops its pods
+)
+
+// Held says why a recovery waits.
+type Held struct {
+	Reason HeldReason `json:"reason"`
+	// Message says the same in a sentence, and what to do.
+	Message string `json:"message"`
+	// Since is when the reason began to apply.
+	Since metav1.MicroTime `json:"since"`
 }
 
 // Open says whether the Migration has no result yet.
