@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/membership"
 )
 
@@ -70,11 +71,29 @@ type Fact struct {
 	BootID string
 	// Reason is the evidence, in words for an event.
 	Reason string
+	// Domain is the node's failure domain, its label topology.kubernetes.io/zone;
+	// empty if it has none.
+	Domain string
+	// OutOfService is whether somebody other than Lifeboat tainted the node
+	// node.kubernetes.io/out-of-service: it is powered off.
+	OutOfService bool
+	// Signals are what said lately that the node may go soon, the weightiest first.
+	Signals []Signal
+	// Why is the reason of a Migration if the node is lost now.
+	Why v1alpha1.MigrationReason
+}
+
+// Signal is one thing that says that a node may go soon.
+type Signal struct {
+	// Reason is the kind of the signal, and the reason of a Migration that follows.
+	Reason v1alpha1.MigrationReason
+	// Message says what was seen, in words for an event.
+	Message string
 }
 
 // Fact judges a sighting.
 func (s Sighting) Fact(now time.Time) Fact {
-	f := Fact{Node: s.Node, LastAlive: s.lastAlive(), BootID: s.BootID}
+	f := Fact{Node: s.Node, LastAlive: s.lastAlive(), BootID: s.BootID, Why: v1alpha1.MigrationNodeLost}
 	switch s.Member.State {
 	case membership.Alive:
 		f.State, f.Reason = Alive, "its checkpointer answers"
