@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,8 @@ type Config struct {
 	ContainerdDropIns []string
 	// Images are image archives that each node loads when it first boots.
 	Images []string
+	// NodeMonitor says how fast Kubernetes itself notices a lost node.
+	NodeMonitor NodeMonitor
 	// Keep says that the cluster is to outlive this program. A cluster that is not kept
 	// counts as a leftover once the program that started it has ended.
 	Keep bool
@@ -57,6 +60,50 @@ type Scheduler struct {
 	Dir string
 	// ConfigFile is a KubeSchedulerConfiguration; the kubeconfig is put into it.
 	ConfigFile string
+}
+
+// NodeMonitor says how fast Kubernetes itself notices a lost node. What is zero stays at
+// Kubernetes' default.
+type NodeMonitor struct {
+	// Every is how often the node controller looks at all nodes, Grace how long a node
+	// may say nothing until it counts as not ready.
+	Every, Grace time.Duration
+	// Status is how often a kubelet writes its node's status. Lease is how long its
+	// Lease lasts, in whole seconds; it is renewed four times in that.
+	Status, Lease time.Duration
+}
+
+// flags are those of kube-controller-manager.
+func (m NodeMonitor) flags() []string {
+	var flags []string
+	if m.Every != 0 {
+		flags = append(flags, "--node-monitor-period="+m.Every.String())
+	}
+	if m.Grace != 0 {
+		flags = append(flags, "--node-monitor-grace-period="+m.Grace.String())
+	}
+	return flags
+}
+
+// kubelet puts the kubelet's settings into its configuration.
+func (m NodeMonitor) kubelet(config map[string]any) {
+	if m.Status != 0 {
+		config["nodeStatusUpdateFrequency"] = m.Status.String()
+	}
+	if m.Lease != 0 {
+		config["nodeLeaseDurationSeconds"] = int(m.Lease / time.Second)
+	}
+}
+
+// check refuses what Kubernetes would refuse, or take for its default.
+func (m NodeMonitor) check() error {
+	if m.Every < 0 || m.Grace < 0 || m.Status < 0 || m.Lease < 0 {
+		return fmt.Errorf("node monitor %+v: use times of 0 or more", m)
+	}
+	if m.Lease%time.Second != 0 {
+		return fmt.Errorf("node monitor: a Lease of %s: use whole seconds", m.Lease)
+	}
+	return nil
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$`)
@@ -74,6 +121,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		return c, fmt.Errorf("%d nodes: use 1 to %d", c.Nodes, maxNodes)
+	}
+	if err := c.NodeMonitor.check(); err != nil {
+		return c, err
 	}
 	var err error
 	if c.Dir, err = c.Folder(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
@@ -25,6 +26,8 @@ func TestConfigComplete(t *testing.T) {
 		"dash at an end": {Config{Name: "a-"}, Config{}, "small letters"},
 		"no node":        {Config{Nodes: -1}, Config{}, "use 1 to"},
 		"too many nodes": {Config{Nodes: maxNodes + 1}, Config{}, "use 1 to"},
+		"half a second":  {Config{NodeMonitor: NodeMonitor{Lease: 1500 * time.Millisecond}}, Config{}, "whole seconds"},
+		"no time at all": {Config{NodeMonitor: NodeMonitor{Grace: -time.Second}}, Config{}, "0 or more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := test.config.complete()
@@ -42,6 +45,30 @@ func TestConfigComplete(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestNodeMonitor(t *testing.T) {
+	c := &Cluster{config: Config{NodeMonitor: NodeMonitor{
+		Every: 500 * time.Millisecond, Grace: 2 * time.Second, Status: time.Second, Lease: time.Second,
+	}}}
+	var argv []string
+	for _, service := range c.controlPlaneSpec().Services {
+		if service.Name == "kube-controller-manager" {
+			argv = service.Argv
+		}
+	}
+	if want := []string{"--node-monitor-period=500ms", "--node-monitor-grace-period=2s"}; !cmp.Equal(argv[len(argv)-2:], want) {
+		t.Errorf("kube-controller-manager runs as %v, want %v at its end", argv, want)
+	}
+	tuned, stock := kubeletConfig(c.config.NodeMonitor), kubeletConfig(NodeMonitor{})
+	if tuned["nodeStatusUpdateFrequency"] != "1s" || tuned["nodeLeaseDurationSeconds"] != 1 {
+		t.Errorf("the kubelet's configuration: %v", tuned)
+	}
+	for _, key := range []string{"nodeStatusUpdateFrequency", "nodeLeaseDurationSeconds"} {
+		if value, found := stock[key]; found {
+			t.Errorf("without a setting, %s is %v and not left to the kubelet", key, value)
+		}
 	}
 }
 

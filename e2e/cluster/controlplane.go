@@ -76,7 +76,7 @@ func (c *Cluster) controlPlaneSpec() machine.Spec {
 			// Node names do not resolve here.
 			"--kubelet-preferred-address-types=InternalIP",
 		}},
-		{Name: "kube-controller-manager", Wait: ready, Argv: []string{
+		{Name: "kube-controller-manager", Wait: ready, Argv: append([]string{
 			"kube-controller-manager",
 			"--kubeconfig=" + etc + "controller-manager.conf",
 			"--service-account-private-key-file=" + etc + "tokens.key", "--root-ca-file=" + etc + "ca.crt",
@@ -84,7 +84,7 @@ func (c *Cluster) controlPlaneSpec() machine.Spec {
 			"--use-service-account-credentials",
 			// It is the only one.
 			"--leader-elect=false",
-		}},
+		}, c.config.NodeMonitor.flags()...)},
 		{Name: "kube-scheduler", Wait: ready, Argv: []string{
 			scheduler,
 			"--config=" + etc + "scheduler.yaml",

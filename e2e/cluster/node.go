@@ -70,7 +70,7 @@ func (c *Cluster) writeNode(s machine.Spec, number int, creds credentials) error
 	files.addPair(creds.authority, etc+"kubelet", node)
 	files.addKubeconfig(creds.authority, c.config.Name, etc+"kubelet.conf", node)
 	files.addKubeconfig(creds.authority, c.config.Name, etc+"kube-proxy.conf", pki.Subject{User: "system:kube-proxy"})
-	files.addYAML(etc+"kubelet.yaml", kubeletConfig())
+	files.addYAML(etc+"kubelet.yaml", kubeletConfig(c.config.NodeMonitor))
 	files.addJSON("/etc/cni/net.d/10-pods.conflist", podNetwork(number))
 	containerd, err := containerdConfig(c.config.ContainerdDropIns)
 	if err != nil {
@@ -82,9 +82,9 @@ func (c *Cluster) writeNode(s machine.Spec, number int, creds credentials) error
 }
 
 // kubeletConfig leaves everything at kubelet's defaults that decides how fast Kubernetes
-// notices and handles a lost node.
-func kubeletConfig() map[string]any {
-	return map[string]any{
+// notices and handles a lost node, except what monitor says.
+func kubeletConfig(monitor NodeMonitor) map[string]any {
+	config := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1",
 		"kind":       "KubeletConfiguration",
 		"authentication": map[string]any{
@@ -108,6 +108,8 @@ func kubeletConfig() map[string]any {
 		"imageGCHighThresholdPercent": 100,
 		"imageGCLowThresholdPercent":  99,
 	}
+	monitor.kubelet(config)
+	return config
 }
 
 // podNetwork connects each pod to its node by a cable of its own, not by a bridge: on a
