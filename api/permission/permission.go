@@ -6,6 +6,12 @@
 // declares the node lost by writing the record, waits Wait from the write's
 // answer, and only then recovers: a read that started before the write was
 // answered may still have seen Running, one that started after it cannot have.
+//
+// When the API fails, no node can read. So that not every pod stops then, a node
+// that cannot read asks its peers; if at least half of them cannot read either,
+// the question counts as a read. The watcher therefore waits, before it fences,
+// until more than half of the node's peers have promised not to speak for it, and
+// its wait counts from then.
 package permission
 
 import "time"
@@ -15,30 +21,68 @@ import "time"
 type Terms struct {
 	// Period is how long one read of the fence record permits to run.
 	Period time.Duration
-	// ReadEvery is how often a node reads its record; several reads fit into a Period.
+	// ReadEvery is how often a node reads its record; several reads fit into a
+	// Period. A node that cannot read asks its peers as often.
 	ReadEvery time.Duration
 	// Drift bounds how much slower a node's clock may run than the watcher's:
 	// 0.01 means one per cent.
 	Drift float64
-	// Margin is how long a node may take from the end of its permission until
-	// its processes are stopped.
-	Margin time.Duration
+	// Look is how long after the end of its permission a node may take to notice it.
+	Look time.Duration
+	// Stop is how long it may take from then until its processes are stopped.
+	Stop time.Duration
+	// Slack is for stalls of the node's fencer, which runs before everything else
+	// there and is never paged out.
+	Slack time.Duration
+	// VouchAfter is how long a node must have been unable to read its record to
+	// ask its peers, and to vouch for others. Two reads have then failed.
+	VouchAfter time.Duration
+	// PromiseFor is how long a promise not to vouch holds, and how long a fencer
+	// that has just started vouches for nobody: it may have promised.
+	PromiseFor time.Duration
 }
 
 // Default are the terms that Lifeboat runs with.
 var Default = Terms{
-	Period:    2 * time.Second,
-	ReadEvery: 500 * time.Millisecond,
-	Drift:     0.01,
-	Margin:    300 * time.Millisecond,
+	Period:     2 * time.Second,
+	ReadEvery:  500 * time.Millisecond,
+	Drift:      0.01,
+	Look:       50 * time.Millisecond,
+	Stop:       150 * time.Millisecond,
+	Slack:      100 * time.Millisecond,
+	VouchAfter: time.Second,
+	PromiseFor: 10 * time.Second,
 }
 
-// Wait is how long the watcher waits, from the answer to its declaration, until
-// the node's permission has run out and its processes are stopped.
+// Wait is how long the watcher waits, from the answer to its declaration and from
+// the last promise that it needs, until the node's permission has run out and its
+// processes are stopped.
 func (t Terms) Wait() time.Duration {
-	return time.Duration(float64(t.Period)*(1+t.Drift)) + t.Margin
+	return stretch(t.Period, t.Drift) + t.Look + t.Stop + t.Slack
 }
 
-// FencerPort is where the fencer of a node serves its metrics. While it answers
-// there, it also stops the node's protected pods when their permission runs out.
-const FencerPort = 7949
+// PromiseUsable is how long after it was asked for a promise may be counted. It
+// leaves the rest of PromiseFor for the permission to run out while all of the
+// promises hold.
+func (t Terms) PromiseUsable() time.Duration { return t.PromiseFor / 2 }
+
+// Sound says whether the terms keep what they promise: a promise must outlast any
+// permission that was extended before it, and a node must be able to ask its peers
+// before its permission is out.
+func (t Terms) Sound() bool {
+	return t.VouchAfter+2*t.ReadEvery <= t.Period &&
+		t.PromiseUsable()+stretch(t.Wait(), 2*t.Drift) <= t.PromiseFor
+}
+
+// stretch is how long a clock that runs slower by drift takes to show d.
+func stretch(d time.Duration, drift float64) time.Duration {
+	return time.Duration(float64(d) * (1 + drift))
+}
+
+const (
+	// FencerPort is where the fencer of a node serves its metrics. While it answers
+	// there, it also stops the node's protected pods when their permission runs out.
+	FencerPort = 7949
+	// VoucherPort is where it answers its peers and the watcher, over mutual TLS.
+	VoucherPort = 7950
+)

@@ -19,8 +19,7 @@ import (
 )
 
 // passEvery is how often the fencer looks at its permission and at the
-// registered containers. Together with the time to freeze it must stay well
-// inside permission.Terms.Margin.
+// registered containers: permission.Terms.Look.
 const passEvery = 50 * time.Millisecond
 
 // Config says which node is fenced. Every field but NodeName has a default.

@@ -25,7 +25,11 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // quick are shorter terms, with room for a machine that is busy with other tests.
-var quick = permission.Terms{Period: time.Second, ReadEvery: 150 * time.Millisecond, Drift: 0.01, Margin: 500 * time.Millisecond}
+var quick = permission.Terms{Period: time.Second, ReadEvery: 150 * time.Millisecond, Drift: 0.01, Look: 50 * time.Millisecond, Stop: 400 * time.Millisecond, Slack: 50 * time.Millisecond,
+	VouchAfter: 300 * time.Millisecond, PromiseFor: 4 * time.Second}
+
+// margin is how long a pod may run on after its permission.
+var margin = quick.Look + quick.Stop + quick.Slack
 
 // node is a node with real cgroups and a fencer that can be stopped and started.
 type node struct {
@@ -192,12 +196,12 @@ func TestFreezesWithoutPermissionAndThawsWithIt(t *testing.T) {
 	n.always(2*quick.Period, "runs while permitted", func() bool { return !first.frozen() })
 
 	n.api.setSilent(true)
-	n.within(quick.Period+quick.Margin, "frozen when the permission has run out", first.frozen)
+	n.within(quick.Period+margin, "frozen when the permission has run out", first.frozen)
 	if n.permitted() {
 		t.Error("frozen while the published permission lasts")
 	}
 	second := n.runPod(1)
-	n.within(quick.Margin, "a pod that starts without permission is frozen", second.frozen)
+	n.within(margin, "a pod that starts without permission is frozen", second.frozen)
 	if unprotected.frozen() {
 		t.Error("a pod that is not registered was frozen")
 	}

@@ -2,6 +2,7 @@ package fence
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
@@ -22,6 +23,8 @@ type Record struct {
 	State   v1alpha1.FenceState
 	Epoch   int64
 	BootID  string
+	// Peers are the nodes that may vouch for this one.
+	Peers []string
 }
 
 // Read is one answered read of the record.
@@ -31,6 +34,17 @@ type Read struct {
 	Started Instant
 	// Record is nil when the object does not exist.
 	Record *Record
+}
+
+// Poll is one round of questions to the node's peers, after the last answer or
+// when the time for answers is over.
+type Poll struct {
+	// Started is when the first question was sent.
+	Started Instant
+	// Asked are the peers that were to be asked: the record's.
+	Asked []string
+	// Vouched are those that cannot read their records either.
+	Vouched []string
 }
 
 // Write is what the node has to write to its record. Each is a compare-and-swap.
@@ -48,10 +62,12 @@ const (
 	Refute
 	// Return ends the fencing once the old copies are gone: Fenced to Running.
 	Return
+	// SetPeers writes other peers to a record that says Running.
+	SetPeers
 )
 
 func (w Write) String() string {
-	return [...]string{"none", "create", "adopt", "refute", "return"}[w]
+	return [...]string{"none", "create", "adopt", "refute", "return", "set peers"}[w]
 }
 
 // Decision is what the node has to do now.
@@ -63,10 +79,15 @@ type Decision struct {
 	KillBelow int64
 	// Read is whether to start a read of the record.
 	Read bool
+	// Poll is whether to ask the peers, Asked, if they cannot read theirs either.
+	Poll  bool
+	Asked []string
 	// Write is what to write to the record, and Replaces the state of the
 	// record that it is compared with (nil for Create).
 	Write    Write
 	Replaces *Record
+	// Peers are what SetPeers writes.
+	Peers []string
 }
 
 // NoContainer is the oldest epoch where no container runs.
@@ -85,6 +106,8 @@ const NoContainer = math.MaxInt64
 // node's clock. The watcher writes Fenced no earlier than W + Terms.Wait, which
 // adds the clocks' drift and the time to freeze, and recovers only after that
 // write has won.
+//
+// The same holds when peers vouch for the node; see Vouching.
 //
 // # Why a node may refute although its permission has run out
 //
@@ -113,12 +136,29 @@ type Permit struct {
 	voidTo   Instant // reads that started before this permit nothing
 	settled  Instant // reads that started before this do not tell the record's state
 	nextRead Instant
+	nextPoll Instant
 
 	record  *Record // the newest state that was read; nil when it was absent or never read
 	current bool    // whether record was read after the last write ended
 	writing bool
 	epoch   int64 // the highest epoch that the record has had
+
+	lastRead Instant // the start of the last read that permitted something
+	// wrote is whether this permit has written at all, and wroteOver the version
+	// that its last write was compared with. As long as the record has that
+	// version, the write may still come to pass, however it ended; and before the
+	// first write that is answered, one of an earlier fencer's may.
+	wrote     bool
+	wroteOver string
+	// wanted are the peers that the record should have, since when.
+	wanted      []string
+	wantedSince Instant
 }
+
+// peersSettle is how long other peers must have been wanted before they are
+// written. A peer that is dead for that long is not urgent to replace, and while
+// the list may change nobody can vouch.
+const peersSettle = 30 * time.Second
 
 // NewPermit returns the permit of a node whose present boot is bootID. A node
 // starts without permission; see Resume.
@@ -139,8 +179,11 @@ func (p *Permit) Answered(read Read) {
 	if r != nil {
 		p.epoch = max(p.epoch, r.Epoch)
 	}
-	if r != nil && r.State == v1alpha1.FenceRunning && read.Started >= p.voidTo {
+	if r != nil && r.State == v1alpha1.FenceRunning && r.BootID == p.bootID && read.Started >= p.voidTo {
+		// Another boot's Running is no permission: the watcher may count on that
+		// boot's end, and not wait.
 		p.until = max(p.until, read.Started.Add(p.terms.Period))
+		p.lastRead = max(p.lastRead, read.Started)
 	}
 	if read.Started < p.settled {
 		return
@@ -153,6 +196,32 @@ func (p *Permit) Answered(read Read) {
 	}
 }
 
+// Polled takes the end of a poll. At least half of the peers must have vouched, by
+// the list that the record surely has, and the permission must not have run out:
+// what has run out only a read brings back.
+func (p *Permit) Polled(now Instant, poll Poll) {
+	switch {
+	case now >= p.until, poll.Started < p.voidTo, !p.canPoll(), !slices.Equal(poll.Asked, p.record.Peers):
+		return
+	case 2*len(poll.Vouched) >= len(poll.Asked):
+		p.until = max(p.until, poll.Started.Add(p.terms.Period))
+	}
+}
+
+// canPoll says whether the record surely has the peers that were read last.
+func (p *Permit) canPoll() bool {
+	return p.current && !p.writing && p.record != nil && p.record.State == v1alpha1.FenceRunning && p.record.BootID == p.bootID &&
+		p.wrote && p.record.Version != p.wroteOver && len(p.record.Peers) > 0
+}
+
+// SetPeers says which peers the record should have: sorted, without the node
+// itself, and at most v1alpha1.MaxPeers.
+func (p *Permit) SetPeers(now Instant, wanted []string) {
+	if p.wanted == nil || !slices.Equal(p.wanted, wanted) {
+		p.wanted, p.wantedSince = append([]string{}, wanted...), now
+	}
+}
+
 // Decide says what to do now. oldest is the lowest epoch of any container that
 // still has processes, NoContainer where there is none.
 func (p *Permit) Decide(now Instant, oldest int64) Decision {
@@ -161,15 +230,27 @@ func (p *Permit) Decide(now Instant, oldest int64) Decision {
 		d.Read = true
 		p.nextRead = now.Add(p.terms.ReadEvery)
 	}
+	if d.Permitted && now >= p.nextPoll && now >= p.lastRead.Add(p.terms.VouchAfter) && p.canPoll() {
+		d.Poll, d.Asked = true, p.record.Peers
+		p.nextPoll = now.Add(p.terms.ReadEvery)
+	}
 	if p.current && !p.writing {
-		d.Write, d.Replaces = p.write(oldest), p.record
-		p.writing = d.Write != NoWrite
+		d.Write, d.Replaces = p.write(now, oldest), p.record
+		if d.Write == SetPeers {
+			d.Peers = p.wanted
+		}
+		if d.Write != NoWrite {
+			p.writing, p.wrote, p.wroteOver = true, true, ""
+			if p.record != nil {
+				p.wroteOver = p.record.Version
+			}
+		}
 	}
 	return d
 }
 
 // write is what the newest state of the record asks for.
-func (p *Permit) write(oldest int64) Write {
+func (p *Permit) write(now Instant, oldest int64) Write {
 	switch {
 	case p.record == nil:
 		return Create
@@ -179,9 +260,24 @@ func (p *Permit) write(oldest int64) Write {
 		return Refute
 	case p.record.State == v1alpha1.FenceFenced && oldest >= p.record.Epoch:
 		return Return
+	case p.record.State == v1alpha1.FenceRunning && p.peersDue(now):
+		return SetPeers
 	default:
 		return NoWrite
 	}
+}
+
+// peersDue says whether peers are to be written to a record that says Running. The
+// first write may write what is there already: it makes sure that none of an
+// earlier fencer's comes after it.
+func (p *Permit) peersDue(now Instant) bool {
+	switch {
+	case p.wanted == nil:
+		return false
+	case !p.wrote, len(p.record.Peers) == 0 && len(p.wanted) > 0:
+		return true
+	}
+	return !slices.Equal(p.wanted, p.record.Peers) && now >= p.wantedSince.Add(peersSettle)
 }
 
 // Written takes the end of the write that Decide asked for, whether it won,

@@ -171,7 +171,7 @@ func (w *world) enforce(c *simulated, d Decision) {
 		}
 	case !d.Permitted && !c.frozen:
 		c.frozen = true
-		w.after(w.upTo(permission.Default.Margin-passEvery), func() { c.running = c.running && !c.frozen })
+		w.after(w.upTo(permission.Default.Stop+permission.Default.Slack), func() { c.running = c.running && !c.frozen })
 	case d.Permitted && c.frozen:
 		c.frozen, c.running = false, true
 		w.check("was thawed")
