@@ -81,38 +81,10 @@ func ClientAt(c *cluster.Cluster, pod *corev1.Pod, port int) cart.Client {
 	}
 }
 
-// StartShopper starts a shopper on a node other than the cart's, and waits until
-// it has shopped and as many generations of the cart are durable as asked for, all
-// of them taken after the shopper's first item.
+// StartShopper sends a shopper and waits until as many generations of the cart are
+// durable as asked for, all of them taken after the shopper's first item.
 func (s *Shop) StartShopper(ctx context.Context, generations int64) error {
-	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.Labels)
-	if err != nil {
-		return err
-	}
-	nodes, err := s.Cluster.Nodes()
-	if err != nil {
-		return fmt.Errorf("choose a node for the shopper: %w", err)
-	}
-	node := ""
-	for _, n := range nodes {
-		if n.Name != pod.Spec.NodeName && n.PoweredOn {
-			node = n.Name
-		}
-	}
-	if node == "" {
-		return fmt.Errorf("the shopper needs a node other than %s", pod.Spec.NodeName)
-	}
-	if err := s.Client.Create(ctx, workload.ShopperPod(s.Namespace, node)); err != nil {
-		return fmt.Errorf("create the shopper: %w", err)
-	}
-	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.ShopperLabels)
-	if err != nil {
-		return err
-	}
-	err = observe.Until(ctx, "the shopper has put an item into the cart", func(ctx context.Context) (bool, string, error) {
-		status, err := s.At(shopper).Status(ctx)
-		return status.Acked > 0, fmt.Sprintf("%d attempts", status.Attempts), err
-	})
+	pod, err := s.SendShopper(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,6 +99,40 @@ func (s *Shop) StartShopper(ctx context.Context, generations int64) error {
 	// The one that may be under way was begun before the first item.
 	_, err = observe.Durable(ctx, s.Client, pod, base+1+generations)
 	return err
+}
+
+// SendShopper starts a shopper on a node other than the cart's, waits until it has
+// shopped, and returns the cart's pod.
+func (s *Shop) SendShopper(ctx context.Context) (*corev1.Pod, error) {
+	pod, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.Labels)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := s.Cluster.Nodes()
+	if err != nil {
+		return nil, fmt.Errorf("choose a node for the shopper: %w", err)
+	}
+	node := ""
+	for _, n := range nodes {
+		if n.Name != pod.Spec.NodeName && n.PoweredOn {
+			node = n.Name
+		}
+	}
+	if node == "" {
+		return nil, fmt.Errorf("the shopper needs a node other than %s", pod.Spec.NodeName)
+	}
+	if err := s.Client.Create(ctx, workload.ShopperPod(s.Namespace, node)); err != nil {
+		return nil, fmt.Errorf("create the shopper: %w", err)
+	}
+	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.ShopperLabels)
+	if err != nil {
+		return nil, err
+	}
+	err = observe.Until(ctx, "the shopper has put an item into the cart", func(ctx context.Context) (bool, string, error) {
+		status, err := s.At(shopper).Status(ctx)
+		return status.Acked > 0, fmt.Sprintf("%d attempts", status.Attempts), err
+	})
+	return pod, err
 }
 
 // StopShopper removes the shopper, and waits until it is gone.
