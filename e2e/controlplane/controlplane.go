@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -34,14 +33,14 @@ const startTimeout = 90 * time.Second
 
 // A ControlPlane is an etcd and a kube-apiserver that end with their test.
 type ControlPlane struct {
-	t    *testing.T
+	t    T
 	host string // the API server's URL
 }
 
 // Start starts a control plane and waits until it is ready. Besides the holder of
 // AdminToken it knows the users, whose names are given by token; they may do what role
-// bindings grant to them.
-func Start(t *testing.T, users map[string]string) *ControlPlane {
+// bindings grant to them. The API server gets the arguments besides its usual ones.
+func Start(t T, users map[string]string, arguments ...string) *ControlPlane {
 	t.Helper()
 	folder, dir := kubernetes(t), t.TempDir()
 	etcdClient, etcdPeer := "http://"+FreeAddress(t), "http://"+FreeAddress(t)
@@ -59,13 +58,14 @@ func Start(t *testing.T, users map[string]string) *ControlPlane {
 	write(t, tokens, []byte(lines))
 	write(t, key, newKey(t))
 	port := FreePort(t)
-	StartProgram(t, nil, filepath.Join(folder, "kube-apiserver"),
+	StartProgram(t, nil, filepath.Join(folder, "kube-apiserver"), append([]string{
 		"--etcd-servers", etcdClient, "--bind-address", "127.0.0.1", "--secure-port", port,
 		"--cert-dir", filepath.Join(dir, "certificates"), "--token-auth-file", tokens,
 		"--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16",
 		"--service-account-issuer", "https://test", "--service-account-key-file", key, "--service-account-signing-key-file", key,
 		// Nobody here creates service accounts or takes the taints off new nodes.
-		"--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition")
+		"--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition",
+	}, arguments...)...)
 
 	c := &ControlPlane{t: t, host: "https://127.0.0.1:" + port}
 	caller, err := rest.HTTPClientFor(c.Config(AdminToken))
@@ -116,7 +116,7 @@ func (c *ControlPlane) Kubeconfig(token string) string {
 }
 
 // kubernetes is the folder of etcd and kube-apiserver.
-func kubernetes(t *testing.T) string {
+func kubernetes(t T) string {
 	t.Helper()
 	if folder := os.Getenv(BinariesVariable); folder != "" {
 		return folder
@@ -128,7 +128,7 @@ func kubernetes(t *testing.T) string {
 	return folder
 }
 
-func newKey(t *testing.T) []byte {
+func newKey(t T) []byte {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -137,7 +137,7 @@ func newKey(t *testing.T) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
 }
 
-func write(t *testing.T, path string, content []byte) {
+func write(t T, path string, content []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"testing"
 )
 
 // shownLines is how much of a program's output a failed test shows.
@@ -18,7 +17,7 @@ type Program struct{ *exec.Cmd }
 
 // StartProgram runs a program until the test ends, with the environment besides the
 // test's own, and shows the end of its output when the test has failed.
-func StartProgram(t *testing.T, environment []string, program string, arguments ...string) *Program {
+func StartProgram(t T, environment []string, program string, arguments ...string) *Program {
 	t.Helper()
 	output, err := os.Create(filepath.Join(t.TempDir(), filepath.Base(program)+".log"))
 	if err != nil {
@@ -56,7 +55,7 @@ func StartProgram(t *testing.T, environment []string, program string, arguments 
 }
 
 // Signal sends the program a signal.
-func (p *Program) Signal(t *testing.T, signal syscall.Signal) {
+func (p *Program) Signal(t T, signal syscall.Signal) {
 	t.Helper()
 	if err := p.Process.Signal(signal); err != nil {
 		t.Fatal(err)

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
-	"testing"
 	"time"
 )
 
 // Eventually waits until the condition returns nil. When it has not within the given
 // time, the test ends with the condition's last error.
-func Eventually(t *testing.T, within time.Duration, what string, condition func(context.Context) error) {
+func Eventually(t T, within time.Duration, what string, condition func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
@@ -30,13 +29,13 @@ func Eventually(t *testing.T, within time.Duration, what string, condition func(
 }
 
 // FreeAddress is an address on 127.0.0.1 at which nobody listens.
-func FreeAddress(t *testing.T) string {
+func FreeAddress(t T) string {
 	t.Helper()
 	return net.JoinHostPort("127.0.0.1", FreePort(t))
 }
 
 // FreePort is a port of 127.0.0.1 at which nobody listens.
-func FreePort(t *testing.T) string {
+func FreePort(t T) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
