@@ -76,7 +76,7 @@ softdirty: ## Test and measure pre-copy with soft-dirty on Debian's kernels unde
 	go run ./e2e/softdirty $(ARGS)
 
 .PHONY: bench-rto
-bench-rto: ## Measure recovery over several node losses (ARGS='--losses 3')
+bench-rto: ## Measure recovery over twenty node losses, beside stock Kubernetes (ARGS='--losses 3')
 	go run ./e2e/rto $(ARGS)
 
 .PHONY: bench-checkpoint
