@@ -46,6 +46,10 @@ type MigrationSpec struct {
 	// lower epoch may not run.
 	// +kubebuilder:validation:Minimum=1
 	Epoch int64 `json:"epoch"`
+	// FenceEpoch is the epoch that the source node's Fence has from this loss on.
+	// While it has a lower one the node is not fenced yet, and nothing is restored.
+	// +optional
+	FenceEpoch int64 `json:"fenceEpoch,omitempty"`
 	// LostAt is the last moment at which the source node was known to be alive.
 	// RTO and RPO count from it.
 	LostAt metav1.MicroTime `json:"lostAt"`

@@ -161,7 +161,7 @@ func migrationOf(pod *corev1.Pod, fence *v1alpha1.Fence, epoch int64) (*v1alpha1
 	m := &v1alpha1.Migration{
 		ObjectMeta: metav1.ObjectMeta{Name: migrationName(pod.Name, epoch), Namespace: pod.Namespace},
 		Spec: v1alpha1.MigrationSpec{
-			Pod: identityOf(pod), SourceNode: fence.Name, Epoch: epoch, LostAt: *fence.Spec.LostAt,
+			Pod: identityOf(pod), SourceNode: fence.Name, Epoch: epoch, FenceEpoch: fencedAs(fence), LostAt: *fence.Spec.LostAt,
 			Strategy: v1alpha1.StrategyFailover, Reason: v1alpha1.MigrationNodeLost,
 		},
 	}
@@ -173,6 +173,14 @@ func migrationOf(pod *corev1.Pod, fence *v1alpha1.Fence, epoch int64) (*v1alpha1
 		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationManifest, manifest)
 	}
 	return m, nil
+}
+
+// fencedAs is the epoch that a fence has, or will have, once its node is fenced.
+func fencedAs(fence *v1alpha1.Fence) int64 {
+	if fence.Spec.State == v1alpha1.FenceFenced {
+		return fence.Spec.Epoch
+	}
+	return fence.Spec.Epoch + 1
 }
 
 // nextEpoch is one more than any epoch that a pod of this name ran in.
