@@ -301,7 +301,8 @@ func (a *Agent) publishFacts(ctx context.Context) error {
 		}
 		facts.PeerAddress = net.JoinHostPort(a.cfg.NodeIP, strconv.Itoa(a.cfg.PeerPort))
 		wait := 10 * time.Minute
-		if err := a.patchFacts(ctx, facts); err != nil {
+		err = a.patchStatus(ctx, func(status *v1alpha1.FenceStatus) { status.Facts = facts })
+		if err != nil {
 			a.log.Info("facts not published yet", "err", err)
 			wait = time.Second
 		} else {
@@ -315,19 +316,6 @@ func (a *Agent) publishFacts(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
-}
-
-func (a *Agent) patchFacts(ctx context.Context, facts v1alpha1.NodeFacts) error {
-	fence := &v1alpha1.Fence{}
-	if err := a.api.Get(ctx, ctrlclient.ObjectKey{Name: a.cfg.NodeName}, fence); err != nil {
-		return fmt.Errorf("get the fence of node %s: %w", a.cfg.NodeName, err)
-	}
-	before := fence.DeepCopy()
-	fence.Status.Facts = facts
-	if err := a.api.Status().Patch(ctx, fence, ctrlclient.MergeFrom(before)); err != nil {
-		return fmt.Errorf("write the facts of node %s: %w", a.cfg.NodeName, err)
-	}
-	return nil
 }
 
 func (a *Agent) serveMetrics(ctx context.Context) error {
