@@ -436,7 +436,7 @@ func statefulPod(t *testing.T, c *cluster) {
 	}
 	c.event(t, "cart-0", "Restored")
 	body, err := get("http://" + c.leader(t).metrics + "/metrics")
-	if err != nil || !strings.Contains(body, `lifeboat_recoveries_total{reason="",result="Restored",strategy="Failover"} 1`) {
+	if err != nil || !strings.Contains(body, `lifeboat_recoveries_total{migration_reason="NodeLost",reason="",result="Restored",strategy="Failover"} 1`) {
 		t.Errorf("the recovery was not counted (%v)", err)
 	}
 	c.powerOn(t, "n1")
@@ -553,7 +553,7 @@ func storm(t *testing.T, c *cluster) {
 		}
 	}
 	body, err := get("http://" + c.leader(t).metrics + "/metrics")
-	if err != nil || strings.Contains(body, `lifeboat_refused_recoveries_total{reason="TooManyNodesLost"} 0`) {
+	if err != nil || strings.Contains(body, `lifeboat_refused_recoveries_total{reason="StormGuard"} 0`) {
 		t.Errorf("the refusal was not counted (%v)", err)
 	}
 	for _, name := range []string{"n1", "n2", "n5"} {

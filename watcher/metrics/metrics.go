@@ -19,18 +19,30 @@ const (
 	Abandoned Outcome = "abandoned" // the write met another one, or failed, and is decided anew
 )
 
-// RefusedTooManyLost is why recoveries are refused: too many nodes look lost.
-const RefusedTooManyLost = "TooManyNodesLost"
+// heldReasons are all reasons for which a recovery is held.
+var heldReasons = []v1alpha1.HeldReason{
+	v1alpha1.HeldStormGuard, v1alpha1.HeldAPIUnreachable, v1alpha1.HeldPaused, v1alpha1.HeldRateLimited,
+	v1alpha1.HeldCoolDown, v1alpha1.HeldTooFewPeers, v1alpha1.HeldFencerSilent,
+}
 
 // Metrics are the watcher's metrics. Only the watcher that leads counts.
 type Metrics struct {
 	recoveries   *prometheus.CounterVec
 	phases       *prometheus.HistogramVec
-	rto, rpo     prometheus.Histogram
+	rto, rpo     *prometheus.HistogramVec
 	nodes        *prometheus.GaugeVec
 	declarations *prometheus.CounterVec
 	refused      *prometheus.CounterVec
+	held         *prometheus.GaugeVec
+	open         prometheus.Gauge
+	paused       prometheus.Gauge
+	volumesHeld  prometheus.Gauge
+	collected    *prometheus.CounterVec
 }
+
+// migrationReason is the label with the reason of the Migration itself: why its
+// pod was moved. The label "reason" is the result's.
+const migrationReason = "migration_reason"
 
 // buckets reach from what a small pod needs to what a large image takes to pull.
 var buckets = []float64{.05, .1, .25, .5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 120, 300, 600}
@@ -41,20 +53,20 @@ func New(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		recoveries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_recoveries_total",
-			Help: "Closed migrations by result, by the reason why it is not Restored, and by strategy.",
-		}, []string{"result", "reason", "strategy"}),
+			Help: "Closed migrations by result, by the reason why it is not Restored, by strategy, and by why the pod was moved.",
+		}, []string{"result", "reason", "strategy", migrationReason}),
 		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lifeboat_recovery_phase_seconds", Buckets: buckets,
 			Help: "Time from the step before, for Detected from the last sign of life, to the end of each step of a recovery.",
 		}, []string{"phase"}),
-		rto: prometheus.NewHistogram(prometheus.HistogramOpts{
+		rto: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lifeboat_recovery_rto_seconds", Buckets: buckets,
 			Help: "Time from a lost node's last sign of life until the successor of one of its pods was Ready.",
-		}),
-		rpo: prometheus.NewHistogram(prometheus.HistogramOpts{
+		}, []string{migrationReason}),
+		rpo: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lifeboat_recovery_rpo_seconds", Buckets: buckets,
 			Help: "Age of the restored state at the lost node's last sign of life.",
-		}),
+		}, []string{migrationReason}),
 		nodes: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "lifeboat_nodes",
 			Help: "Nodes with a fence record by what is believed of them: Alive, Suspected, Unreachable, Gone, Lost (declared) or Fenced.",
@@ -65,39 +77,96 @@ func New(registry prometheus.Registerer) *Metrics {
 		}, []string{"outcome"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_refused_recoveries_total",
-			Help: "Times that the watcher refused to act on lost nodes, by reason.",
+			Help: "Times that the watcher began to refuse to act on a node that looks lost, by reason.",
 		}, []string{"reason"}),
+		held: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lifeboat_recoveries_held",
+			Help: "Pods whose node looks lost and whose recovery is held, by reason.",
+		}, []string{"reason"}),
+		open: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lifeboat_recoveries_open",
+			Help: "Recoveries that are under way: migrations without a result that are not held.",
+		}),
+		paused: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lifeboat_recoveries_paused",
+			Help: "1 while an operator has paused recoveries, else 0.",
+		}),
+		volumesHeld: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lifeboat_volumes_held",
+			Help: "Fenced nodes that keep volumes of recovered pods attached because other pods there could be harmed.",
+		}),
+		collected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_collected_total",
+			Help: "Records that were removed because nobody needs them any more, by kind.",
+		}, []string{"kind"}),
 	}
-	registry.MustRegister(m.recoveries, m.phases, m.rto, m.rpo, m.nodes, m.declarations, m.refused)
+	registry.MustRegister(m.recoveries, m.phases, m.rto, m.rpo, m.nodes, m.declarations, m.refused, m.held, m.open, m.paused,
+		m.volumesHeld, m.collected)
 	for _, outcome := range []Outcome{Declared, Fenced, Refuted, Abandoned} {
 		m.declarations.WithLabelValues(string(outcome))
 	}
-	m.refused.WithLabelValues(RefusedTooManyLost)
+	for _, reason := range heldReasons {
+		m.refused.WithLabelValues(string(reason))
+		m.held.WithLabelValues(string(reason))
+	}
+	for _, kind := range []string{"Migration", "Fence"} {
+		m.collected.WithLabelValues(kind)
+	}
+	m.rto.WithLabelValues(string(v1alpha1.MigrationNodeLost))
+	m.rpo.WithLabelValues(string(v1alpha1.MigrationNodeLost))
 	return m
 }
 
-// Recovery counts a Migration that was just closed.
+// Recovery counts a Migration that was just closed. One that was Withdrawn moved
+// nothing, so there is nothing to measure.
 func (m *Metrics) Recovery(migration *v1alpha1.Migration) {
-	s := migration.Status
-	m.recoveries.WithLabelValues(string(s.Result), s.Reason, string(migration.Spec.Strategy)).Inc()
+	s, why := migration.Status, string(migration.Spec.Reason)
+	m.recoveries.WithLabelValues(string(s.Result), s.Reason, string(migration.Spec.Strategy), why).Inc()
+	if s.Result == v1alpha1.ResultWithdrawn {
+		return
+	}
 	before := migration.Spec.LostAt.Time
 	for _, p := range s.Phases {
 		m.phases.WithLabelValues(string(p.Phase)).Observe(max(0, p.At.Sub(before).Seconds()))
 		before = p.At.Time
 		if p.Phase == v1alpha1.PhaseReady {
-			m.rto.Observe(p.At.Sub(migration.Spec.LostAt.Time).Seconds())
+			m.rto.WithLabelValues(why).Observe(p.At.Sub(migration.Spec.LostAt.Time).Seconds())
 		}
 	}
 	if s.Result == v1alpha1.ResultRestored {
-		m.rpo.Observe(s.RPOSeconds)
+		m.rpo.WithLabelValues(why).Observe(s.RPOSeconds)
 	}
 }
 
 // Declaration counts an outcome of a declaration.
 func (m *Metrics) Declaration(outcome Outcome) { m.declarations.WithLabelValues(string(outcome)).Inc() }
 
-// Refused counts a refusal to act on lost nodes.
-func (m *Metrics) Refused() { m.refused.WithLabelValues(RefusedTooManyLost).Inc() }
+// Refused counts a refusal to act on a node that looks lost.
+func (m *Metrics) Refused(reason v1alpha1.HeldReason) {
+	m.refused.WithLabelValues(string(reason)).Inc()
+}
+
+// Recoveries sets how many recoveries are under way, and how many are held by reason.
+func (m *Metrics) Recoveries(open int, held map[v1alpha1.HeldReason]int) {
+	m.open.Set(float64(open))
+	for _, reason := range heldReasons {
+		m.held.WithLabelValues(string(reason)).Set(float64(held[reason]))
+	}
+}
+
+// Paused sets whether an operator has paused recoveries.
+func (m *Metrics) Paused(paused bool) {
+	m.paused.Set(0)
+	if paused {
+		m.paused.Set(1)
+	}
+}
+
+// VolumesHeld sets how many fenced nodes keep volumes of recovered pods attached.
+func (m *Metrics) VolumesHeld(nodes int) { m.volumesHeld.Set(float64(nodes)) }
+
+// Collected counts a record that was removed.
+func (m *Metrics) Collected(kind string) { m.collected.WithLabelValues(kind).Inc() }
 
 // Nodes sets how many nodes are in each state.
 func (m *Metrics) Nodes(count map[string]int) {

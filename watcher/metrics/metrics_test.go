@@ -21,7 +21,7 @@ func filled() *prometheus.Registry {
 		return metav1.NewMicroTime(start.Add(time.Duration(seconds * float64(time.Second))))
 	}
 	m.Recovery(&v1alpha1.Migration{
-		Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, LostAt: at(0)},
+		Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, Reason: v1alpha1.MigrationNodeLost, LostAt: at(0)},
 		Status: v1alpha1.MigrationStatus{
 			Result: v1alpha1.ResultRestored, RPOSeconds: 2,
 			Phases: []v1alpha1.PhaseTime{
@@ -32,11 +32,21 @@ func filled() *prometheus.Registry {
 		},
 	})
 	m.Recovery(&v1alpha1.Migration{
-		Spec:   v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, LostAt: at(0)},
+		Spec:   v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, Reason: v1alpha1.MigrationNodeLost, LostAt: at(0)},
 		Status: v1alpha1.MigrationStatus{Result: v1alpha1.ResultFailed, Reason: v1alpha1.ReasonNotReady},
 	})
+	// A withdrawn one is no recovery: its times are not measured.
+	m.Recovery(&v1alpha1.Migration{
+		Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover, Reason: v1alpha1.MigrationNodeShutdown, LostAt: at(0)},
+		Status: v1alpha1.MigrationStatus{Result: v1alpha1.ResultWithdrawn,
+			Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseDetected, At: at(100)}, {Phase: v1alpha1.PhaseReady, At: at(200)}}},
+	})
 	m.Declaration(Declared)
-	m.Refused()
+	m.Refused(v1alpha1.HeldStormGuard)
+	m.Recoveries(2, map[v1alpha1.HeldReason]int{v1alpha1.HeldPaused: 3})
+	m.Paused(true)
+	m.VolumesHeld(1)
+	m.Collected("Migration")
 	m.Nodes(map[string]int{"Alive": 3, "Fenced": 1})
 	return registry
 }
@@ -53,10 +63,20 @@ func TestLint(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	want := `
-# HELP lifeboat_recoveries_total Closed migrations by result, by the reason why it is not Restored, and by strategy.
+# HELP lifeboat_recoveries_total Closed migrations by result, by the reason why it is not Restored, by strategy, and by why the pod was moved.
 # TYPE lifeboat_recoveries_total counter
-lifeboat_recoveries_total{reason="",result="Restored",strategy="Failover"} 1
-lifeboat_recoveries_total{reason="NotReady",result="Failed",strategy="Failover"} 1
+lifeboat_recoveries_total{migration_reason="NodeLost",reason="",result="Restored",strategy="Failover"} 1
+lifeboat_recoveries_total{migration_reason="NodeLost",reason="NotReady",result="Failed",strategy="Failover"} 1
+lifeboat_recoveries_total{migration_reason="NodeShutdown",reason="",result="Withdrawn",strategy="Failover"} 1
+# HELP lifeboat_recoveries_held Pods whose node looks lost and whose recovery is held, by reason.
+# TYPE lifeboat_recoveries_held gauge
+lifeboat_recoveries_held{reason="APIUnreachable"} 0
+lifeboat_recoveries_held{reason="CoolDown"} 0
+lifeboat_recoveries_held{reason="FencerSilent"} 0
+lifeboat_recoveries_held{reason="Paused"} 3
+lifeboat_recoveries_held{reason="RateLimited"} 0
+lifeboat_recoveries_held{reason="StormGuard"} 0
+lifeboat_recoveries_held{reason="TooFewPeers"} 0
 # HELP lifeboat_nodes Nodes with a fence record by what is believed of them: Alive, Suspected, Unreachable, Gone, Lost (declared) or Fenced.
 # TYPE lifeboat_nodes gauge
 lifeboat_nodes{state="Alive"} 3
@@ -66,7 +86,7 @@ lifeboat_nodes{state="Lost"} 0
 lifeboat_nodes{state="Suspected"} 0
 lifeboat_nodes{state="Unreachable"} 0
 `
-	if err := testutil.GatherAndCompare(filled(), strings.NewReader(want), "lifeboat_recoveries_total", "lifeboat_nodes"); err != nil {
+	if err := testutil.GatherAndCompare(filled(), strings.NewReader(want), "lifeboat_recoveries_total", "lifeboat_recoveries_held", "lifeboat_nodes"); err != nil {
 		t.Error(err)
 	}
 	families, err := filled().Gather()

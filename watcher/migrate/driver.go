@@ -159,7 +159,7 @@ func (d *Driver) tell(ctx context.Context, action decide.Action) {
 		d.Log.Info("declaration refuted", "node", action.Node, "reason", action.Reason)
 		d.nodeEvent(ctx, action.Node, corev1.EventTypeNormal, "DeclarationRefuted", "The node is not lost: %s.", action.Reason)
 	case decide.ReportRefusal:
-		d.Metrics.Refused()
+		d.Metrics.Refused(v1alpha1.HeldStormGuard)
 		d.Log.Warn("not acting on lost nodes", "reason", action.Reason)
 		d.watcherEvent(ctx, corev1.EventTypeWarning, "RecoveryRefused", action.Reason)
 	case decide.ReportAllClear:
