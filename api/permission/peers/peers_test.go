@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
-	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -235,7 +234,7 @@ func (a *authority) trusting(other *authority, name string) *tls.Config {
 func TestDefaultPort(t *testing.T) {
 	for address, want := range map[string]string{"10.0.0.7": "10.0.0.7:7950", "10.0.0.7:1": "10.0.0.7:1", "fd00::7": "[fd00::7]:7950"} {
 		if got := withPort(address); got != want {
-			t.Error(fmt.Sprintf("%s is asked at %s, want %s", address, got, want))
+			t.Errorf("%s is asked at %s, want %s", address, got, want)
 		}
 	}
 }
