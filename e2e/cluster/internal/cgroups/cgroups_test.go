@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,14 +94,8 @@ func TestGroup(t *testing.T) {
 		t.Errorf("processes %v (%v), want %d alone", got, err, inside.Process.Pid)
 	}
 	// A frozen process does not die of SIGKILL on version 1.
-	for _, dir := range mustDirs(t, group) {
-		for file, value := range map[string]string{"freezer.state": "FROZEN", "cgroup.freeze": "1"} {
-			if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
-				if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+	if err := group.Freeze(t.Context(), true); err != nil {
+		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- inside.Wait() }()

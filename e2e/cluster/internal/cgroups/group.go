@@ -203,6 +203,64 @@ func (g Group) Destroy(ctx context.Context) error {
 	}
 }
 
+// Freeze stops every process of the group, or lets them go on, and returns when all do.
+// A group below that was frozen by itself stays so.
+func (g Group) Freeze(ctx context.Context, frozen bool) error {
+	// One freezer is enough, and a process that stands still in one of them would never
+	// be seen to stand still in the other.
+	for _, v2 := range []bool{false, true} {
+		for _, h := range g.hierarchies {
+			if h.V2 != v2 {
+				continue
+			}
+			err := h.freeze(ctx, filepath.Join(h.Mount, g.path), frozen)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("freeze cgroup %s: %w", g.path, err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("freeze cgroup %s: no hierarchy has it and a freezer", g.path)
+}
+
+// freeze is Freeze in one hierarchy. Without a freezer there the error is fs.ErrNotExist.
+func (h Hierarchy) freeze(ctx context.Context, dir string, frozen bool) error {
+	file, value, shown, line := "freezer.state", "THAWED", "freezer.state", "THAWED"
+	switch {
+	case h.V2 && frozen:
+		file, value, shown, line = "cgroup.freeze", "1", "cgroup.events", "frozen 1"
+	case h.V2:
+		file, value, shown, line = "cgroup.freeze", "0", "cgroup.events", "frozen 0"
+	case frozen:
+		value, line = "FROZEN", "FROZEN"
+	}
+	if err := writeExisting(filepath.Join(dir, file), value); err != nil {
+		return err
+	}
+	return await(ctx, filepath.Join(dir, shown), line)
+}
+
+// await returns when one of a file's lines is the wanted one.
+func await(ctx context.Context, path, line string) error {
+	for {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(strings.Split(strings.TrimSpace(string(text)), "\n"), line) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %q in %s: %w", line, path, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // kill ends one process if it still is in the group: by the time of the signal its
 // number may belong to another one, which the file descriptor taken first excludes.
 func (g Group) kill(pid int) {
