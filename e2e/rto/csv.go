@@ -31,6 +31,7 @@ var columns = []struct {
 	{"scheduled", since(loss.Scheduled)},
 	{"restoring", since(loss.Restoring)},
 	{"ready", since(loss.PodReady)},
+	{"routed", since(routed)},
 	{"first_reply", since(loss.FirstReply)},
 	{"rto_lifeboat", func(t *trial) string { return number(t.RTO()) }},
 	{"rto_shopper", func(t *trial) string { return number(t.ClientRTO()) }},

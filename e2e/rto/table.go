@@ -42,7 +42,7 @@ func (r results) tables(out io.Writer) error {
 func (r results) steps(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "step:\t\tsince the cut:\t\t\t\t\nmedian\tp95\tmedian\tp95\tmin\tmax\t\n")
-	for _, name := range loss.Moments {
+	for _, name := range moments {
 		var steps, since []time.Duration
 		for _, t := range r.trials {
 			if step, at, known := stepOf(t.Record, name); known {

@@ -47,13 +47,17 @@ func (l *lab) lose(ctx context.Context, wait time.Duration) (_ *trial, err error
 		if watch, err = l.stock.prepare(step, pod.Spec.NodeName); err != nil {
 			return nil, err
 		}
-		// Longer than anything that is waited for below.
-		watching, stop := context.WithTimeout(ctx, loss.Patience+wait+stepLimit)
-		defer stop()
-		l.shop.AfterCut = func(context.Context, *corev1.Pod) error {
+	}
+	// Longer than anything that is waited for below.
+	watching, stop := context.WithTimeout(ctx, loss.Patience+wait+stepLimit)
+	defer stop()
+	var route <-chan time.Time
+	l.shop.AfterCut = func(_ context.Context, lost *corev1.Pod) error {
+		route = watchRoute(watching, l.shop, lost.Spec.NodeName)
+		if watch != nil {
 			watch.begin(watching, time.Now())
-			return nil
 		}
+		return nil
 	}
 	if err := l.shop.StartShopper(step, l.generations); err != nil {
 		return nil, err
@@ -62,6 +66,7 @@ func (l *lab) lose(ctx context.Context, wait time.Duration) (_ *trial, err error
 	if err != nil {
 		return nil, err
 	}
+	addRoute(record, route)
 	if watch != nil && wait > 0 {
 		if err := watch.linger(ctx, wait); err != nil {
 			return nil, err
