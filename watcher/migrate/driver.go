@@ -16,7 +16,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -45,6 +47,12 @@ type Driver struct {
 	// Namespace is Lifeboat's own.
 	Namespace string
 	Log       *slog.Logger
+
+	// nodes is what is known of the nodes, holds which of them are held.
+	nodes *nodes
+	holds *holds
+	// told are the Migrations, by UID, whose closing was told.
+	told sync.Map
 }
 
 // SetupWithManager adds the driver to a manager. Every watcher declares and
@@ -65,15 +73,21 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
 	}
-	known := newNodes(d.Members)
-	if err := known.watch(ctx, mgr.GetCache()); err != nil {
+	d.nodes, d.holds = newNodes(d.Members), newHolds()
+	if err := d.nodes.watch(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
-	if err := mgr.Add(OnEveryReplica(func(ctx context.Context) error { return d.decide(ctx, known, mgr.Elected()) })); err != nil {
-		return fmt.Errorf("add the decider: %w", err)
+	for _, runnable := range []manager.Runnable{
+		OnEveryReplica(func(ctx context.Context) error { return d.decide(ctx, d.nodes, mgr.Elected()) }),
+		manager.RunnableFunc(d.countRecoveries),
+	} {
+		if err := mgr.Add(runnable); err != nil {
+			return fmt.Errorf("add the decider: %w", err)
+		}
 	}
 	err = builder.ControllerManagedBy(mgr).Named("fence").For(&v1alpha1.Fence{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(fenceOfPod)).
+		WatchesRawSource(source.Channel(d.holds.changed, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2, RateLimiter: retries()}).
 		Complete(reconcile.Func(d.reconcileFence))
 	if err != nil {
@@ -81,6 +95,7 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 	}
 	err = builder.ControllerManagedBy(mgr).Named("migration").For(&v1alpha1.Migration{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(d.migrationsOfPod)).
+		Watches(&v1alpha1.Fence{}, handler.EnqueueRequestsFromMapFunc(d.migrationsOfNode), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: podsAtOnce, RateLimiter: retries()}).
 		Complete(reconcile.Func(d.reconcileMigration))
 	if err != nil {
@@ -206,6 +221,23 @@ func (d *Driver) migrationsOfPod(ctx context.Context, object client.Object) []re
 	for i := range migrations.Items {
 		m := &migrations.Items[i]
 		if m.Open() && (pod.UID == lostPod(m) || claimedBy(m, pod) || succeeds(pod, m)) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
+		}
+	}
+	return requests
+}
+
+// migrationsOfNode are the Migrations that wait until their node is fenced.
+func (d *Driver) migrationsOfNode(ctx context.Context, object client.Object) []reconcile.Request {
+	var migrations v1alpha1.MigrationList
+	if err := d.Client.List(ctx, &migrations, client.UnsafeDisableDeepCopy); err != nil {
+		d.Log.Error("list migrations", "error", err)
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range migrations.Items {
+		m := &migrations.Items[i]
+		if _, fenced := phaseAt(m, v1alpha1.PhaseFenced); m.Open() && !fenced && m.Spec.SourceNode == object.GetName() {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
 		}
 	}

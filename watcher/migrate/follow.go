@@ -53,11 +53,15 @@ func (d *Driver) reconcileMigration(ctx context.Context, request reconcile.Reque
 			}
 			return reconcile.Result{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
 		}
+		d.tellHold(before, m)
 		if !m.Open() {
-			d.closed(ctx, m)
+			d.closed(m)
 		}
 	}
-	return reconcile.Result{}, nil
+	if m.Open() {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, d.tellClosed(ctx, m)
 }
 
 // conflictPause gives the cache time to show what somebody else wrote.
@@ -66,8 +70,8 @@ const conflictPause = 10 * time.Millisecond
 // advance completes the next step of a Migration, if it can be completed, and
 // notes it in m. Else it returns when to look again, zero for only after a change.
 func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
-	if m.Status.Phase == "" {
-		return time.Time{}, d.begin(ctx, m)
+	if _, ok := phaseAt(m, v1alpha1.PhaseFenced); !ok {
+		return d.await(ctx, m)
 	}
 	if _, ok := phaseAt(m, v1alpha1.PhaseDeleted); !ok {
 		return d.removeLost(ctx, m)
@@ -89,11 +93,7 @@ func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time,
 }
 
 // begin notes how the loss was noticed, and what there is to restore.
-func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration) error {
-	fence := &v1alpha1.Fence{}
-	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
-	}
+func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration, fence *v1alpha1.Fence) error {
 	fenced := m.CreationTimestamp.Time
 	if fence.Spec.State == v1alpha1.FenceFenced && fence.Spec.ChangedAt != nil {
 		fenced = fence.Spec.ChangedAt.Time
@@ -111,7 +111,7 @@ func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration) error {
 	stamp(m, v1alpha1.PhaseFenced, fenced)
 	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
 		Type: string(corev1.DisruptionTarget), Status: metav1.ConditionTrue,
-		Reason: string(v1alpha1.MigrationNodeLost), Message: lossMessage(m),
+		Reason: string(m.Spec.Reason), Message: lossMessage(m),
 	})
 	return nil
 }
@@ -133,9 +133,9 @@ func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 		stamp(m, v1alpha1.PhaseDeleted, time.Now())
 		return time.Time{}, nil
 	}
-	fence := &v1alpha1.Fence{}
-	if err := d.Reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); client.IgnoreNotFound(err) != nil {
-		return time.Time{}, fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
+	fence, err := d.fenceOf(ctx, m, false)
+	if err != nil {
+		return time.Time{}, err
 	}
 	if fence.Spec.State != v1alpha1.FenceFenced {
 		// The node's copy was killed and may be started again there. To delete the
@@ -167,7 +167,7 @@ func (d *Driver) markLost(ctx context.Context, m *v1alpha1.Migration, pod *corev
 		"metadata": map[string]any{"uid": pod.UID}, // a successor of the same name is left alone
 		"status": map[string]any{"conditions": []corev1.PodCondition{{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
-			Reason: string(v1alpha1.MigrationNodeLost), Message: lossMessage(m),
+			Reason: string(m.Spec.Reason), Message: lossMessage(m),
 		}}},
 	})
 	if err != nil {
@@ -197,19 +197,6 @@ func (d *Driver) recreate(ctx context.Context, m *v1alpha1.Migration) error {
 		return nil
 	}
 	return fmt.Errorf("create the successor of pod %s/%s: %w", m.Namespace, m.Spec.Pod.Name, err)
-}
-
-// forgetManifest drops what a bare pod's successor was created from: it may hold
-// what not everybody who reads Migrations should read.
-func (d *Driver) forgetManifest(ctx context.Context, m *v1alpha1.Migration) {
-	if m.Annotations[annotationManifest] == "" {
-		return
-	}
-	without := m.DeepCopy()
-	delete(without.Annotations, annotationManifest)
-	if err := d.Client.Patch(ctx, without, client.MergeFrom(m), fieldOwner); err != nil {
-		d.Log.Warn("the pod's manifest stays in its migration", "pod", m.Namespace+"/"+m.Spec.Pod.Name, "error", err)
-	}
 }
 
 // successor is the pod that claimed the Migration or, while it is not claimed, the
@@ -260,27 +247,5 @@ func (d *Driver) follow(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) {
 	}
 	if ready(pod) {
 		stamp(m, v1alpha1.PhaseReady, now)
-	}
-}
-
-// closed tells everybody what became of a Migration.
-func (d *Driver) closed(ctx context.Context, m *v1alpha1.Migration) {
-	d.Metrics.Recovery(m)
-	d.forgetManifest(ctx, m)
-	s := m.Status
-	log := d.Log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
-		"result", s.Result, "rto", s.RTO, "rpo", s.RPO)
-	if s.Restore != nil {
-		log = log.With("generation", s.Restore.Generation)
-	}
-	log.Info("recovery closed", "reason", s.Reason, "message", s.Message)
-
-	kind, note := corev1.EventTypeWarning, s.Message
-	if s.Result == v1alpha1.ResultRestored {
-		kind, note = corev1.EventTypeNormal, fmt.Sprintf("%s; RTO %s, RPO %s", s.Message, s.RTO, s.RPO)
-	}
-	d.Events.Eventf(m, nil, kind, string(s.Result), "Recover", "%s", note)
-	if pod, err := d.successor(ctx, m); err == nil && pod != nil {
-		d.Events.Eventf(pod, m, kind, string(s.Result), "Recover", "%s", note)
 	}
 }

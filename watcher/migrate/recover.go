@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,10 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
+
+// annotationMigrationReason of a Fence is the reason that the Migrations of its pods
+// get. It is beside the declaration, for a watcher that takes the lead.
+const annotationMigrationReason = "lifeboat.dev/migration-reason"
 
 // askBeforeFenced is how long before a node can be fenced the holders are asked
 // what they have of its pods. It takes none of the recovery's time, and a node
@@ -45,14 +50,21 @@ func (d *Driver) prepare(ctx context.Context, fence *v1alpha1.Fence) {
 	}
 }
 
-// reconcileFence makes sure that no protected pod stays on a fenced node, however
-// it got there: a pod may have been bound just before.
+// reconcileFence does what a node's record calls for, however often it is asked: no
+// protected pod stays on a fenced node, however it got there, and the pods of a node
+// that looks lost and is held have their Migrations.
 func (d *Driver) reconcileFence(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	fence := &v1alpha1.Fence{}
 	if err := d.Client.Get(ctx, request.NamespacedName, fence); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	return reconcile.Result{}, d.recoverNode(ctx, fence)
+	if fence.Spec.State == v1alpha1.FenceFenced {
+		return reconcile.Result{}, d.recoverNode(ctx, fence)
+	}
+	if held, ok := d.holds.of(fence.Name); ok {
+		return reconcile.Result{}, d.holdNode(ctx, fence, held)
+	}
+	return reconcile.Result{}, nil
 }
 
 // recoverNode records a Migration for each protected pod of a fenced node, from
@@ -61,7 +73,13 @@ func (d *Driver) recoverNode(ctx context.Context, fence *v1alpha1.Fence) error {
 	if fence.Spec.State != v1alpha1.FenceFenced || fence.Spec.LostAt == nil {
 		return nil
 	}
-	pods, err := d.protectedPods(ctx, fence.Name)
+	return d.eachPod(ctx, fence.Name, func(pod *corev1.Pod) error { return d.recoverPod(ctx, pod, fence) })
+}
+
+// eachPod calls f for each protected pod of a node, some at a time. One pod's trouble
+// is not the others'.
+func (d *Driver) eachPod(ctx context.Context, node string, f func(*corev1.Pod) error) error {
+	pods, err := d.protectedPods(ctx, node)
 	if err != nil {
 		return err
 	}
@@ -71,12 +89,12 @@ func (d *Driver) recoverNode(ctx context.Context, fence *v1alpha1.Fence) error {
 	for i := range pods {
 		slots <- struct{}{}
 		group.Go(func() {
-			errs[i] = d.recoverPod(ctx, &pods[i], fence)
+			errs[i] = f(&pods[i])
 			<-slots
 		})
 	}
 	group.Wait()
-	return errors.Join(errs...) // one pod's trouble is not the others'
+	return errors.Join(errs...)
 }
 
 // protectedPods are the protected pods of a node that can be had elsewhere.
@@ -102,12 +120,26 @@ func (d *Driver) fences(ctx context.Context) ([]v1alpha1.Fence, error) {
 	return list.Items, nil
 }
 
+// loss is what a Migration records of the loss of a pod's node.
+type loss struct {
+	node   string
+	lostAt metav1.MicroTime
+	reason v1alpha1.MigrationReason
+	// epoch is the one that the node's Fence has from this loss on.
+	epoch int64
+}
+
 // recoverPod records the Migration of one lost pod, unless there is one already.
 // A pod that nobody wants back is only removed.
 func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha1.Fence) error {
 	if !wanted(pod, *fence.Spec.LostAt) {
 		return d.removePod(ctx, pod, fence.Name)
 	}
+	return d.record(ctx, pod, loss{node: fence.Name, lostAt: *fence.Spec.LostAt, reason: reasonOf(fence), epoch: fencedAs(fence)})
+}
+
+// record creates the Migration of one pod, unless there is one already.
+func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
 	var known v1alpha1.MigrationList
 	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace)); err != nil {
 		return fmt.Errorf("list migrations in %s: %w", pod.Namespace, err)
@@ -121,7 +153,7 @@ func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha
 			return nil
 		}
 	}
-	m, err := migrationOf(pod, fence, epoch)
+	m, err := migrationOf(pod, lost, epoch)
 	if err != nil {
 		return err
 	}
@@ -131,7 +163,7 @@ func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha
 	for {
 		err := d.Client.Create(ctx, m)
 		if err == nil {
-			d.Log.Info("pod is being recovered", "pod", pod.Namespace+"/"+pod.Name, "node", fence.Name, "epoch", m.Spec.Epoch)
+			d.Log.Info("a pod's loss is recorded", "pod", pod.Namespace+"/"+pod.Name, "node", lost.node, "epoch", m.Spec.Epoch, "reason", lost.reason)
 			return nil
 		}
 		if !apierrors.IsAlreadyExists(err) {
@@ -157,12 +189,31 @@ func covers(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 	return lostPod(m) == pod.UID && (m.Open() || deleted)
 }
 
-func migrationOf(pod *corev1.Pod, fence *v1alpha1.Fence, epoch int64) (*v1alpha1.Migration, error) {
+// reasonOf is why the pods of a fenced node move: what makes it sure that they run no
+// more where that says it, else what was known of the node when it was declared lost.
+func reasonOf(fence *v1alpha1.Fence) v1alpha1.MigrationReason {
+	switch fence.Spec.Proof {
+	case v1alpha1.ProofOutOfService:
+		return v1alpha1.MigrationNodeOutOfService
+	case v1alpha1.ProofRebooted:
+		return v1alpha1.MigrationNodeRebooted
+	}
+	known := []v1alpha1.MigrationReason{
+		v1alpha1.MigrationNodeOutOfService, v1alpha1.MigrationNodeRebooted, v1alpha1.MigrationSpotInterruption,
+		v1alpha1.MigrationNodeShutdown, v1alpha1.MigrationNodeDrained, v1alpha1.MigrationNodePressure,
+	}
+	if reason := v1alpha1.MigrationReason(fence.Annotations[annotationMigrationReason]); slices.Contains(known, reason) {
+		return reason
+	}
+	return v1alpha1.MigrationNodeLost
+}
+
+func migrationOf(pod *corev1.Pod, lost loss, epoch int64) (*v1alpha1.Migration, error) {
 	m := &v1alpha1.Migration{
 		ObjectMeta: metav1.ObjectMeta{Name: migrationName(pod.Name, epoch), Namespace: pod.Namespace},
 		Spec: v1alpha1.MigrationSpec{
-			Pod: identityOf(pod), SourceNode: fence.Name, Epoch: epoch, FenceEpoch: fencedAs(fence), LostAt: *fence.Spec.LostAt,
-			Strategy: v1alpha1.StrategyFailover, Reason: v1alpha1.MigrationNodeLost,
+			Pod: identityOf(pod), SourceNode: lost.node, Epoch: epoch, FenceEpoch: lost.epoch, LostAt: lost.lostAt,
+			Strategy: v1alpha1.StrategyFailover, Reason: lost.reason,
 		},
 	}
 	if m.Spec.Pod.OwnerUID == "" {
@@ -181,6 +232,20 @@ func fencedAs(fence *v1alpha1.Fence) int64 {
 		return fence.Spec.Epoch
 	}
 	return fence.Spec.Epoch + 1
+}
+
+// fenceOf reads the record of a Migration's node; one that does not exist is empty.
+// From the cache it may be a little old.
+func (d *Driver) fenceOf(ctx context.Context, m *v1alpha1.Migration, cached bool) (*v1alpha1.Fence, error) {
+	reader := d.Reader
+	if cached {
+		reader = d.Client
+	}
+	fence := &v1alpha1.Fence{}
+	if err := reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
+	}
+	return fence, nil
 }
 
 // nextEpoch is one more than any epoch that a pod of this name ran in.

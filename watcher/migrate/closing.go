@@ -1,0 +1,132 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// reporter is the watcher's name in its events.
+const reporter = "lifeboat-watcher"
+
+// toldFor is for how long after a Migration was recorded its closing is told, should
+// the watcher that closed it not have come to that. Events live no longer.
+const toldFor = time.Hour
+
+// closed counts and logs a Migration that this watcher has just closed.
+func (d *Driver) closed(m *v1alpha1.Migration) {
+	d.Metrics.Recovery(m)
+	s := m.Status
+	log := d.Log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
+		"result", s.Result, "rto", s.RTO, "rpo", s.RPO)
+	if s.Restore != nil {
+		log = log.With("generation", s.Restore.Generation)
+	}
+	log.Info("recovery closed", "reason", s.Reason, "message", s.Message)
+}
+
+// tellClosed tells everybody what became of a Migration, once: the events' names
+// follow from the Migration, so that a watcher that takes over from one that was lost
+// in between tells it, and tells nothing twice.
+func (d *Driver) tellClosed(ctx context.Context, m *v1alpha1.Migration) error {
+	if m.DeletionTimestamp != nil || m.Spec.Strategy != v1alpha1.StrategyFailover {
+		return nil
+	}
+	if _, told := d.told.LoadOrStore(m.UID, true); told {
+		return nil
+	}
+	err := d.forgetManifest(ctx, m)
+	if err == nil && time.Since(m.CreationTimestamp.Time) < toldFor {
+		err = d.closingEvents(ctx, m)
+	}
+	if err != nil {
+		d.told.Delete(m.UID)
+	}
+	return err
+}
+
+func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error {
+	s := m.Status
+	kind, note := corev1.EventTypeWarning, s.Message
+	switch s.Result {
+	case v1alpha1.ResultRestored:
+		kind, note = corev1.EventTypeNormal, fmt.Sprintf("%s; RTO %s, RPO %s", s.Message, s.RTO, s.RPO)
+	case v1alpha1.ResultWithdrawn:
+		kind = corev1.EventTypeNormal
+	}
+	about := []corev1.ObjectReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Migration", Namespace: m.Namespace, Name: m.Name, UID: m.UID}}
+	if pod, err := d.successor(ctx, m); err == nil && pod != nil {
+		about = append(about, corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID})
+	}
+	for _, object := range about {
+		event := &eventsv1.Event{
+			ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace,
+				Name: eventName(m.Name, strings.ToLower(object.Kind), string(m.UID))},
+			EventTime:           metav1.NowMicro(),
+			ReportingController: reporter, ReportingInstance: reporter,
+			Action: "Recover", Reason: string(s.Result), Type: kind, Note: cut(note, maxNote), Regarding: object,
+		}
+		if object.Kind == "Pod" {
+			event.Related = &about[0]
+		}
+		if err := d.Client.Create(ctx, event); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("tell that migration %s/%s is closed: %w", m.Namespace, m.Name, err)
+		}
+	}
+	return nil
+}
+
+// maxNote is the API server's limit of an event's note, in bytes.
+const maxNote = 1024
+
+// cut shortens a text to at most so many bytes, and not within a letter.
+func cut(text string, bytes int) string {
+	if len(text) <= bytes {
+		return text
+	}
+	const dots = "..."
+	return strings.ToValidUTF8(text[:bytes-len(dots)], "") + dots
+}
+
+// eventName is the name of the one event of a kind about an object. A long name is
+// cut; the UID keeps it apart from the others.
+func eventName(name, kind, uid string) string {
+	suffix := "." + kind + "." + uid
+	const longest = 253
+	if len(name)+len(suffix) > longest {
+		name = strings.TrimRight(name[:longest-len(suffix)], "-.")
+	}
+	return name + suffix
+}
+
+// tellHold tells when a Migration begins to be held, or for another reason.
+func (d *Driver) tellHold(before, m *v1alpha1.Migration) {
+	held := m.Status.Held
+	if held == nil || before.Status.Held != nil && before.Status.Held.Reason == held.Reason {
+		return
+	}
+	d.Events.Eventf(m, nil, corev1.EventTypeWarning, "RecoveryHeld", "Recover", "Nothing is done (%s): %s.", held.Reason, held.Message)
+}
+
+// forgetManifest drops what a bare pod's successor was created from: it may hold
+// what not everybody who reads Migrations should read.
+func (d *Driver) forgetManifest(ctx context.Context, m *v1alpha1.Migration) error {
+	if m.Annotations[annotationManifest] == "" {
+		return nil
+	}
+	without := m.DeepCopy()
+	delete(without.Annotations, annotationManifest)
+	if err := d.Client.Patch(ctx, without, client.MergeFrom(m), fieldOwner); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("drop the pod's manifest from migration %s/%s: %w", m.Namespace, m.Name, err)
+	}
+	return nil
+}
