@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
+	nodepeers "github.com/lifeboat-dev/lifeboat/api/permission/peers"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/identity"
 	"github.com/lifeboat-dev/lifeboat/membership"
@@ -128,10 +129,12 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	}
 	holders := migrate.NewHolders(peers, log)
 	defer holders.Close()
+	asked := nodepeers.NewClient(peers)
+	defer asked.Close()
 
 	driver := &migrate.Driver{
 		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: mgr.GetEventRecorder("lifeboat-watcher"),
-		Members: members, Holders: holders, Metrics: metrics.New(ctrlmetrics.Registry),
+		Members: members, Holders: holders, Peers: asked, Metrics: metrics.New(ctrlmetrics.Registry),
 		Terms: permission.Default, Namespace: config.Namespace, Log: log,
 	}
 	if err := driver.SetupWithManager(ctx, mgr); err != nil {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/lifeboat-dev/lifeboat/api/permission"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/watcher/detect"
 )
@@ -33,10 +32,11 @@ type world struct {
 	api     map[string]Fence
 	cache   map[string]Fence
 	pending map[string]Action
+	paused  string
 }
 
 func newWorld() *world {
-	return &world{machine: New(permission.Default), now: epoch, facts: map[string]detect.Fact{},
+	return &world{machine: New(Config{}), now: epoch, facts: map[string]detect.Fact{},
 		api: map[string]Fence{}, cache: map[string]Fence{}, pending: map[string]Action{}}
 }
 
@@ -51,7 +51,7 @@ func (w *world) step() ([]Action, time.Time) {
 		w.facts[name] = fact
 		known = append(known, Node{Fact: fact, Fence: w.cache[name]})
 	}
-	actions, wake := w.machine.Step(w.now, known)
+	actions, wake := w.machine.Step(w.now, View{Nodes: known, Paused: w.paused})
 	for _, a := range actions {
 		switch a.Kind {
 		case DeclareLost, ConfirmFenced, Withdraw:
@@ -67,7 +67,7 @@ func (w *world) written(name string) []Action {
 	delete(w.pending, name)
 	state := map[Kind]v1alpha1.FenceState{DeclareLost: v1alpha1.FenceLost,
 		ConfirmFenced: v1alpha1.FenceFenced, Withdraw: v1alpha1.FenceRunning}[a.Kind]
-	w.api[name] = Fence{State: state, Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID}
+	w.api[name] = Fence{State: state, Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID, Peers: w.api[name].Peers}
 	return w.machine.Answer(w.now, name, w.api[name], false)
 }
 
@@ -104,7 +104,51 @@ func (w *world) run(command string, args []string) ([]Action, error) {
 		delete(w.pending, name)
 		return w.machine.Answer(w.now, name, Fence{}, true), nil
 	case "record": // somebody else writes the record; the cache is behind
-		w.api[name] = Fence{State: v1alpha1.FenceState(args[1]), Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID}
+		w.api[name] = Fence{State: v1alpha1.FenceState(args[1]), Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID, Peers: w.api[name].Peers}
+	case "peers": // the node chose its peers
+		f := w.api[name]
+		f.Peers, f.Generation = args[1:], f.Generation+1
+		w.api[name], w.cache[name] = f, f
+	case "promise", "unreadable": // a peer's answer
+		for _, peer := range args[1:] {
+			w.machine.Promised(w.now, Promise{Node: name, Generation: w.api[name].Generation, Peer: peer, Promised: command == "promise", Asked: w.now})
+		}
+	case "old-promise": // an answer to a question about an earlier declaration
+		for _, peer := range args[1:] {
+			w.machine.Promised(w.now, Promise{Node: name, Generation: w.api[name].Generation - 2, Peer: peer, Promised: true, Asked: w.now})
+		}
+	case "unguarded": // the declaration is withdrawn: nothing there stops the pods
+		delete(w.pending, name)
+		w.machine.Unguarded(name, "its fencer does not answer")
+		w.api[name] = Fence{State: v1alpha1.FenceRunning, Generation: w.api[name].Generation + 1, BootID: w.api[name].BootID, Peers: w.api[name].Peers}
+		return w.machine.Answer(w.now, name, w.api[name], false), nil
+	case "pause": // an operator
+		w.paused = strings.Join(args, " ")
+	case "resume":
+		w.paused = ""
+	case "out-of-service": // somebody taints the node
+		fact := w.facts[name]
+		fact.OutOfService = true
+		w.facts[name] = fact
+	case "domain": // a failure domain and its nodes
+		for _, name := range args[1:] {
+			fact := w.facts[name]
+			fact.Domain = args[0]
+			w.facts[name] = fact
+		}
+	case "per-domain": // each failure domain is guarded by itself
+		w.machine = New(Config{PerDomain: true})
+	case "signal", "no-signal": // the node may go soon
+		fact := w.facts[name]
+		fact.Signals = nil
+		if command == "signal" {
+			fact.Signals = []detect.Signal{{Reason: v1alpha1.MigrationReason(args[1]), Message: strings.Join(args[2:], " ")}}
+		}
+		w.facts[name] = fact
+	case "boot": // the kubelet reports the boot that runs
+		fact := w.facts[name]
+		fact.BootID = "boot-1"
+		w.facts[name] = fact
 	case "reboot": // the kubelet reports another boot
 		fact := w.facts[name]
 		fact.BootID = "boot-2"
@@ -116,7 +160,7 @@ func (w *world) run(command string, args []string) ([]Action, error) {
 	case "remove": // the record is deleted
 		w.names = slices.DeleteFunc(w.names, func(n string) bool { return n == name })
 	case "new-leader": // another watcher takes over and knows nothing but the API
-		w.machine = New(permission.Default)
+		w.machine = New(Config{})
 		w.pending = map[string]Action{}
 		for _, name := range w.names {
 			w.cache[name] = w.api[name]
@@ -185,6 +229,11 @@ func play(t *testing.T, scenario string) string {
 			}
 			if !a.LostAt.IsZero() {
 				fmt.Fprintf(&out, ", lost at %s", a.LostAt.Sub(epoch))
+			}
+			for _, detail := range []string{string(a.Proof), string(a.Held), string(a.Why), strings.Join(a.Peers, " ")} {
+				if detail != "" {
+					fmt.Fprintf(&out, ", %s", detail)
+				}
 			}
 			if a.Reason != "" {
 				fmt.Fprintf(&out, ": %s", a.Reason)

@@ -42,8 +42,11 @@ type Driver struct {
 
 	Members Members
 	Holders *Holders
+	Peers   Peers
 	Metrics *metrics.Metrics
 	Terms   permission.Terms
+	// Decide is how is decided; its Terms are the driver's.
+	Decide decide.Config
 	// Namespace is Lifeboat's own.
 	Namespace string
 	Log       *slog.Logger
@@ -53,6 +56,11 @@ type Driver struct {
 	holds *holds
 	// told are the Migrations, by UID, whose closing was told.
 	told sync.Map
+}
+
+// Peers asks the peers of a node for promises, see peers.Client.
+type Peers interface {
+	Promise(ctx context.Context, addresses map[string]string, node string) (promised, unreadable []string)
 }
 
 // SetupWithManager adds the driver to a manager. Every watcher declares and
@@ -124,13 +132,14 @@ func (d *Driver) decide(ctx context.Context, nodes *nodes, elected <-chan struct
 	defer running.Wait()
 	running.Go(func() { nodes.listen(ctx) })
 	l := &loop{
-		machine: decide.New(d.Terms),
+		machine: decide.New(d.Decide),
 		changed: nodes.changed,
 		write:   d.writeFence,
-		known: func() []decide.Node {
+		ask:     d.askPeer,
+		known: func() decide.View {
 			known := nodes.known(time.Now())
 			d.Metrics.Nodes(count(known))
-			return known
+			return decide.View{Nodes: known}
 		},
 		tell: func(action decide.Action) {
 			select {
@@ -173,26 +182,15 @@ func (d *Driver) tell(ctx context.Context, action decide.Action) {
 		d.Metrics.Declaration(metrics.Refuted)
 		d.Log.Info("declaration refuted", "node", action.Node, "reason", action.Reason)
 		d.nodeEvent(ctx, action.Node, corev1.EventTypeNormal, "DeclarationRefuted", "The node is not lost: %s.", action.Reason)
-	case decide.ReportRefusal:
-		d.Metrics.Refused(v1alpha1.HeldStormGuard)
-		d.Log.Warn("not acting on lost nodes", "reason", action.Reason)
-		d.watcherEvent(ctx, corev1.EventTypeWarning, "RecoveryRefused", action.Reason)
-	case decide.ReportAllClear:
-		d.Log.Info("acting on lost nodes again", "reason", action.Reason)
-		d.watcherEvent(ctx, corev1.EventTypeNormal, "RecoveryResumed", action.Reason)
-	}
-}
-
-// watcherEvent records an event that concerns no node or pod alone, on each node
-// that is not running as it should.
-func (d *Driver) watcherEvent(ctx context.Context, kind, reason, note string) {
-	var fences v1alpha1.FenceList
-	if err := d.Client.List(ctx, &fences); err != nil {
-		d.Log.Error("list fences", "error", err)
-		return
-	}
-	for i := range fences.Items {
-		d.nodeEvent(ctx, fences.Items[i].Name, kind, reason, "%s", note)
+	case decide.ReportHeld:
+		d.Metrics.Refused(action.Held)
+		d.Log.Warn("a node that looks lost is not acted upon", "node", action.Node, "held", action.Held, "reason", action.Reason)
+		d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "RecoveryHeld", "Nothing is done about the node although it looks lost (%s): %s.", action.Held, action.Reason)
+	case decide.ReportReleased:
+		d.Log.Info("a node is not held any more", "node", action.Node, "reason", action.Reason)
+		d.nodeEvent(ctx, action.Node, corev1.EventTypeNormal, "RecoveryReleased", "The node is not held any more: %s.", action.Reason)
+	case decide.Secure:
+		d.Log.Info("a node may go soon", "node", action.Node, "why", action.Why, "reason", action.Reason)
 	}
 }
 

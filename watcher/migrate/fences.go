@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,45 +25,55 @@ const annotationDeclaredAt = "lifeboat.dev/declared-at"
 const writeTimeout = 2 * time.Second
 
 // writeFence carries out an action that writes a fence record by
-// compare-and-swap. When somebody else wrote first, it returns what they wrote.
-func (d *Driver) writeFence(ctx context.Context, action decide.Action) (decide.Fence, error) {
+// compare-and-swap. When somebody else wrote first, it answers what they wrote.
+func (d *Driver) writeFence(ctx context.Context, action decide.Action) answer {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	log := d.Log.With("node", action.Node)
-	if action.Kind == decide.ConfirmFenced {
-		if why := d.unguarded(ctx, action.Node); why != "" {
-			action.Kind, action.Reason = decide.Withdraw, why
-			d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "NotFenced", "The node is not fenced: %s.", why)
+	var unguarded string
+	if action.Kind == decide.ConfirmFenced && action.Proof == v1alpha1.ProofWaited {
+		if unguarded = d.unguarded(ctx, action.Node); unguarded != "" {
+			action.Kind, action.Reason = decide.Withdraw, unguarded
 		}
 	}
+	log := d.Log.With("node", action.Node, "action", action.Kind)
 	fence, err := d.swap(ctx, action)
 	if err != nil {
 		d.Metrics.Declaration(metrics.Abandoned)
-		log.Warn("fence record not written", "action", action.Kind, "error", err)
-		return decide.Fence{}, err
+		log.Warn("fence record not written", "error", err)
+		return answer{err: err}
 	}
 	if fence.Spec.State != stateAfter[action.Kind] {
 		d.Metrics.Declaration(metrics.Abandoned)
-		log.Info("somebody else wrote the fence record first", "action", action.Kind, "state", fence.Spec.State)
-		return viewOf(fence), nil
+		log.Info("somebody else wrote the fence record first", "state", fence.Spec.State)
+		return answer{fence: viewOf(fence)}
 	}
 	switch action.Kind {
 	case decide.DeclareLost:
 		d.Metrics.Declaration(metrics.Declared)
-		log.Info("node declared lost", "lostAt", action.LostAt, "reason", action.Reason)
+		log.Info("node declared lost", "lostAt", action.LostAt, "why", action.Why, "reason", action.Reason)
 		d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "DeclaredLost",
 			"Lifeboat declared the node lost: %s. It is fenced in %s unless it answers.", action.Reason, d.Terms.Wait())
 		go d.prepare(context.WithoutCancel(ctx), fence)
 		go d.retireWatchers(context.WithoutCancel(ctx), action.Node)
 	case decide.ConfirmFenced:
 		d.Metrics.Declaration(metrics.Fenced)
-		log.Info("node is fenced", "epoch", fence.Spec.Epoch)
+		log.Info("node is fenced", "epoch", fence.Spec.Epoch, "proof", action.Proof, "reason", action.Reason)
 		d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "Fenced",
-			"The node did not answer; none of its protected pods may run any more. They are being recovered elsewhere.")
+			"None of the node's protected pods can run any more: %s. They are being recovered elsewhere.", proofs[action.Proof])
 	case decide.Withdraw:
 		log.Info("declaration withdrawn", "reason", action.Reason)
+		if unguarded != "" {
+			d.nodeEvent(ctx, action.Node, corev1.EventTypeWarning, "NotFenced", "The node is not fenced: %s.", unguarded)
+		}
 	}
-	return viewOf(fence), nil
+	return answer{fence: viewOf(fence), unguarded: unguarded}
+}
+
+// proofs say in words why a fenced node's pods cannot run.
+var proofs = map[v1alpha1.FenceProof]string{
+	v1alpha1.ProofWaited:       "it did not answer before its permission ran out",
+	v1alpha1.ProofRebooted:     "it has booted since",
+	v1alpha1.ProofOutOfService: "it is silent, and was tainted out-of-service",
 }
 
 // stateAfter is what a record says after an action.
@@ -87,7 +98,8 @@ func (d *Driver) swap(ctx context.Context, action decide.Action) (*v1alpha1.Fenc
 		return nil, fmt.Errorf("read fence %s: %w", action.Node, err)
 	}
 	for {
-		if fence.Spec.State != stateBefore[action.Kind] {
+		// The record may have been refuted and declared again since.
+		if fence.Spec.State != stateBefore[action.Kind] || fence.Generation > action.Generation {
 			return fence, nil
 		}
 		next := fence.DeepCopy()
@@ -100,12 +112,8 @@ func (d *Driver) swap(ctx context.Context, action decide.Action) (*v1alpha1.Fenc
 			return nil, fmt.Errorf("write fence %s: %w", action.Node, err)
 		}
 		// The cache may be behind, or only the node's facts have changed.
-		seen := fence.Generation
 		if err := d.Reader.Get(ctx, client.ObjectKey{Name: action.Node}, fence); err != nil {
 			return nil, fmt.Errorf("read fence %s: %w", action.Node, err)
-		}
-		if fence.Generation != seen {
-			return fence, nil // decided upon another record: decide anew
 		}
 	}
 }
@@ -125,6 +133,7 @@ func edit(fence *v1alpha1.Fence, action decide.Action, now time.Time) {
 		metav1.SetMetaDataAnnotation(&fence.ObjectMeta, annotationDeclaredAt, changed.UTC().Format(time.RFC3339Nano))
 	case decide.ConfirmFenced:
 		fence.Spec.Epoch++
+		fence.Spec.Proof = action.Proof
 	case decide.Withdraw:
 		fence.Spec.LostAt, fence.Spec.Reason = nil, ""
 	}
@@ -134,6 +143,23 @@ func edit(fence *v1alpha1.Fence, action decide.Action, now time.Time) {
 func declaredAt(fence *v1alpha1.Fence) (time.Time, bool) {
 	at, err := time.Parse(time.RFC3339Nano, fence.Annotations[annotationDeclaredAt])
 	return at, err == nil
+}
+
+// askPeer asks one peer of a lost node to promise not to vouch for it. Answered is
+// false where it cannot be asked or does not answer in time.
+func (d *Driver) askPeer(ctx context.Context, action decide.Action, peer string) (promised, answered bool) {
+	fence := &v1alpha1.Fence{}
+	if err := d.Client.Get(ctx, client.ObjectKey{Name: peer}, fence); err != nil {
+		d.Log.Info("a peer of a lost node cannot be asked", "node", action.Node, "peer", peer, "error", err)
+		return false, false
+	}
+	host, _, err := net.SplitHostPort(fence.Status.Facts.PeerAddress)
+	if err != nil {
+		d.Log.Info("a peer of a lost node cannot be asked", "node", action.Node, "peer", peer, "error", err)
+		return false, false
+	}
+	yes, unreadable := d.Peers.Promise(ctx, map[string]string{peer: host}, action.Node)
+	return len(yes) > 0, len(yes)+len(unreadable) > 0
 }
 
 // nodeEvent records an event on a Node object.

@@ -21,40 +21,50 @@ func TestLoopTiming(t *testing.T) {
 		began := time.Now()
 		since := func() time.Duration { return time.Since(began) }
 
-		const writing = 40 * time.Millisecond // one write takes so long
+		const (
+			writing = 40 * time.Millisecond // one write takes so long
+			asking  = 7 * time.Millisecond  // and one question to a peer
+		)
 		var mu sync.Mutex
-		fence := decide.Fence{State: v1alpha1.FenceRunning, Generation: 1}
+		fence := decide.Fence{State: v1alpha1.FenceRunning, Generation: 1, Peers: []string{"b", "c", "d"}}
 		fact := detect.Fact{Node: "a", State: detect.Alive}
 		failures := 1
 		var declared, fenced, recovered time.Duration
 
 		l := &loop{
-			machine: decide.New(permission.Default),
+			machine: decide.New(decide.Config{}),
 			changed: make(chan struct{}),
-			known: func() []decide.Node {
+			known: func() decide.View {
 				if since() >= time.Second {
 					fact.State = detect.Suspected
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				return []decide.Node{{Fact: fact, Fence: fence}}
+				return decide.View{Nodes: []decide.Node{{Fact: fact, Fence: fence}}}
 			},
-			write: func(_ context.Context, action decide.Action) (decide.Fence, error) {
+			write: func(_ context.Context, action decide.Action) answer {
 				time.Sleep(writing)
 				mu.Lock()
 				defer mu.Unlock()
 				if failures > 0 {
 					failures--
-					return decide.Fence{}, errors.New("no API server")
+					return answer{err: errors.New("no API server")}
 				}
-				fence = decide.Fence{State: stateAfter[action.Kind], Generation: fence.Generation + 1}
+				fence = decide.Fence{State: stateAfter[action.Kind], Generation: fence.Generation + 1, Peers: fence.Peers}
 				switch action.Kind {
 				case decide.DeclareLost:
 					declared = since()
 				case decide.ConfirmFenced:
 					fenced = since()
 				}
-				return fence, nil
+				return answer{fence: fence}
+			},
+			ask: func(_ context.Context, _ decide.Action, peer string) (promised, answered bool) {
+				if peer == "b" {
+					time.Sleep(time.Minute) // it is lost, too
+				}
+				time.Sleep(asking)
+				return true, true
 			},
 			tell: func(action decide.Action) {
 				if action.Kind == decide.Recover {
@@ -73,8 +83,8 @@ func TestLoopTiming(t *testing.T) {
 		if earliest, latest := time.Second+2*writing, time.Second+lookEvery+2*writing+200*time.Millisecond; declared < earliest || declared > latest {
 			t.Errorf("declared at %s, want from %s to %s", declared, earliest, latest)
 		}
-		if want := declared + permission.Default.Wait() + writing; fenced != want {
-			t.Errorf("fenced at %s, want %s: a wait from the declaration's answer, and a write", fenced, want)
+		if want := declared + asking + permission.Default.Wait() + writing; fenced != want {
+			t.Errorf("fenced at %s, want %s: the declaration's answer, the peers', a wait, and a write", fenced, want)
 		}
 		if recovered != fenced {
 			t.Errorf("recovered at %s, want at once when fenced, at %s", recovered, fenced)
