@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -66,7 +64,7 @@ func (c *check) run(ctx context.Context, name string) error {
 	}
 	// What kubectl itself takes, and what it prints in its lists.
 	name = strings.TrimPrefix(strings.TrimPrefix(name, "pods/"), "pod/")
-	api, namespace, err := c.connect()
+	api, namespace, err := connect(c.flags)
 	if err != nil {
 		return err
 	}
@@ -86,12 +84,12 @@ func (c *check) run(ctx context.Context, name string) error {
 
 // connect returns a client of the cluster, and the namespace, that kubectl's
 // flags and configuration name.
-func (c *check) connect() (client.Client, string, error) {
-	namespace, _, err := c.flags.ToRawKubeConfigLoader().Namespace()
+func connect(flags *genericclioptions.ConfigFlags) (client.Client, string, error) {
+	namespace, _, err := flags.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
 		return nil, "", fmt.Errorf("find the namespace: %w", err)
 	}
-	config, err := c.flags.ToRESTConfig()
+	config, err := flags.ToRESTConfig()
 	if err != nil {
 		return nil, "", fmt.Errorf("find the cluster: %w; see kubectl config get-contexts", err)
 	}
@@ -129,15 +127,10 @@ func read(ctx context.Context, api client.Client, namespace, name string) (seen,
 
 // explain says why a pod could not be read.
 func explain(err error, key client.ObjectKey) error {
-	var network net.Error
-	var request *url.Error
-	switch {
-	case apierrors.IsNotFound(err):
+	if apierrors.IsNotFound(err) {
 		return fmt.Errorf("pod %q not found in namespace %q", key.Name, key.Namespace)
-	case errors.As(err, &request) && errors.As(err, &network):
-		return fmt.Errorf("reach the cluster: %w; see kubectl config get-contexts", err)
 	}
-	return fmt.Errorf("read pod %s: %w", key, err)
+	return unreachable(err, fmt.Sprintf("read pod %s", key))
 }
 
 // complete lists the pods of the namespace for the shell's completion.
@@ -145,7 +138,7 @@ func (c *check) complete(cmd *cobra.Command, args []string, prefix string) ([]st
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	api, namespace, err := c.connect()
+	api, namespace, err := connect(c.flags)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -57,7 +57,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kubectl-lifeboat",
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl lifeboat"},
-		Short:         "Says of pods what Lifeboat can do for them",
+		Short:         "Says of pods what Lifeboat can do for them, and pauses it",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -65,7 +65,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)
-	root.AddCommand(newCheck(flags, streams), newVersion(streams))
+	root.AddCommand(newCheck(flags, streams), newPause(flags, streams), newResume(flags, streams), newVersion(streams))
 	return root
 }
 

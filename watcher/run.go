@@ -17,6 +17,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -182,6 +183,9 @@ func newManager(config Config, api *rest.Config, authority *identity.Authority) 
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Pod{}:           {Transform: protectedOnly},
 				&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{corev1.NamespaceNodeLease: {}}},
+				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{config.Namespace: {
+					FieldSelector: fields.OneTermEqualSelector("metadata.name", v1alpha1.ConfigName),
+				}}},
 			},
 		},
 		WebhookServer: hooks,

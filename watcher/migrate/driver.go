@@ -54,6 +54,7 @@ type Driver struct {
 	// nodes is what is known of the nodes, holds which of them are held.
 	nodes *nodes
 	holds *holds
+	pause *pause
 	// told are the Migrations, by UID, whose closing was told.
 	told sync.Map
 }
@@ -85,9 +86,17 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 	if err := d.nodes.watch(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
+	d.pause = newPause(d.Namespace)
+	if err := d.pause.watch(ctx, mgr.GetCache()); err != nil {
+		return err
+	}
 	for _, runnable := range []manager.Runnable{
-		OnEveryReplica(func(ctx context.Context) error { return d.decide(ctx, d.nodes, mgr.Elected()) }),
+		OnEveryReplica(func(ctx context.Context) error {
+			d.pause.wait(ctx)
+			return d.decide(ctx, d.nodes, mgr.Elected())
+		}),
 		manager.RunnableFunc(d.countRecoveries),
+		manager.RunnableFunc(d.tellPaused),
 	} {
 		if err := mgr.Add(runnable); err != nil {
 			return fmt.Errorf("add the decider: %w", err)

@@ -1,0 +1,119 @@
+package kubectl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+const pauseHelp = `Pause recoveries, for planned work on the network or the control plane.
+
+While they are paused, no node is declared lost and no pod is moved. Checkpoints go on. What would have been done is seen in
+"kubectl get migrations -A". Recoveries whose node is fenced already go on.`
+
+func newPause(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "pause", Short: "Pause recoveries",
+		Long: pauseHelp, Example: `  kubectl lifeboat pause --reason "switches of rack 4 are exchanged"`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			value := v1alpha1.PausedRecoveries(reason)
+			if _, err := setRecoveries(cmd.Context(), flags, &value); err != nil {
+				return err
+			}
+			why, err := v1alpha1.ParseRecoveries(value)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(streams.Out, "Recoveries are paused: %s. Pods of nodes that are lost now stay where they are until %q.\n",
+				why, "kubectl lifeboat resume")
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "Why they are paused. Whoever looks into it later reads this.")
+	return cmd
+}
+
+func newResume(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams) *cobra.Command {
+	return &cobra.Command{
+		Use: "resume", Short: "Resume recoveries that were paused",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			before, err := setRecoveries(cmd.Context(), flags, nil)
+			if err != nil {
+				return err
+			}
+			text := "Recoveries are no longer paused."
+			if reason, err := v1alpha1.ParseRecoveries(before); err == nil && reason == "" {
+				text = "Recoveries were not paused."
+			}
+			_, err = fmt.Fprintln(streams.Out, text)
+			return err
+		},
+	}
+}
+
+// setRecoveries writes the key of Lifeboat's ConfigMap that pauses recoveries, or
+// removes it where the value is nil. It returns what the key said before.
+func setRecoveries(ctx context.Context, flags *genericclioptions.ConfigFlags, value *string) (before string, err error) {
+	api, _, err := connect(flags)
+	if err != nil {
+		return "", err
+	}
+	key := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.ConfigName}
+	config := &corev1.ConfigMap{}
+	err = api.Get(ctx, key, config)
+	if apierrors.IsNotFound(err) {
+		if value == nil {
+			return "", nil
+		}
+		config = &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+			Data:       map[string]string{v1alpha1.ConfigRecoveries: *value},
+		}
+		if err := api.Create(ctx, config); err != nil {
+			if apierrors.IsNotFound(err) {
+				return "", fmt.Errorf("namespace %s does not exist: is Lifeboat installed in this cluster?", key.Namespace)
+			}
+			return "", fmt.Errorf("create ConfigMap %s: %w", key, err)
+		}
+		return "", nil
+	}
+	if err != nil {
+		return "", unreachable(err, fmt.Sprintf("read ConfigMap %s", key))
+	}
+	before = config.Data[v1alpha1.ConfigRecoveries]
+	patch, err := json.Marshal(map[string]any{"data": map[string]any{v1alpha1.ConfigRecoveries: value}})
+	if err != nil {
+		return "", fmt.Errorf("change ConfigMap %s: %w", key, err)
+	}
+	if err := api.Patch(ctx, config, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return "", fmt.Errorf("change ConfigMap %s: %w", key, err)
+	}
+	return before, nil
+}
+
+// unreachable says what to do about an error, where the cluster did not answer at all.
+func unreachable(err error, doing string) error {
+	var network net.Error
+	var request *url.Error
+	if errors.As(err, &request) && errors.As(err, &network) {
+		return fmt.Errorf("reach the cluster: %w; see kubectl config get-contexts", err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
