@@ -50,7 +50,7 @@ type Verdict struct {
 	// Copies is how many copies made steps, and Continued how many of them went on
 	// from an earlier one.
 	Copies, Continued int
-	// Overlap is the longest time in which two copies made steps.
+	// Overlap is how long an old copy ran at most after a newer one had begun.
 	Overlap time.Duration
 	// Standstill is the longest time without a step.
 	Standstill Gap
@@ -121,12 +121,16 @@ func (j *judge) overlap(i int) {
 	c := j.copies[i]
 	begin := j.history.begin(c)
 	for _, earlier := range j.copies[:i] {
-		last := earlier.Steps[len(earlier.Steps)-1]
-		if both := last.Boot - begin; both >= 0 {
-			j.verdict.Overlap = max(j.verdict.Overlap, both)
-			j.violated(OneCopy, begin, "%s made its last step, %d, %s after %s had made its first",
-				earlier.Name, last.Number, both, c.Name)
+		n := slices.IndexFunc(earlier.Steps, func(s Step) bool { return s.Boot >= begin })
+		if n < 0 {
+			continue
 		}
+		// It may have stood still when the other one began.
+		first, last := earlier.Steps[n], earlier.Steps[len(earlier.Steps)-1]
+		both := last.Boot - first.Boot + StepEvery
+		j.verdict.Overlap = max(j.verdict.Overlap, both)
+		j.violated(OneCopy, first.Boot, "%s ran for %s, from %s after %s had made its first step, and made the steps %d to %d",
+			earlier.Name, both, first.Boot-begin, c.Name, first.Number, last.Number)
 	}
 }
 
@@ -255,14 +259,14 @@ func (j *judge) standstill() {
 // lost counts the steps that are not in the last copy's past.
 func (j *judge) lost() {
 	kept := map[Hash]bool{}
-	i := len(j.copies) - 1
-	upTo := place{i, 0}
-	if i >= 0 {
-		upTo.step = len(j.copies[i].Steps) - 1
-	}
-	for found := i >= 0; found; upTo, found = j.parent(upTo.copyOf) {
-		for _, s := range j.copies[upTo.copyOf].Steps[:upTo.step+1] {
-			kept[s.Hash] = true
+	if len(j.copies) > 0 {
+		newest := len(j.copies) - 1
+		end, found := place{newest, len(j.copies[newest].Steps) - 1}, true
+		for found {
+			for _, s := range j.copies[end.copyOf].Steps[:end.step+1] {
+				kept[s.Hash] = true
+			}
+			end, found = j.parent(end.copyOf)
 		}
 	}
 	counted := map[Hash]bool{}

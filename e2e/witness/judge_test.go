@@ -99,7 +99,7 @@ func TestViolations(t *testing.T) {
 			old := run("old", "uid-1", born(1), 0, 13500*time.Millisecond)
 			h.Copies = []Copy{old, restored} // the witness knows nothing of it
 			return h
-		}, OneCopy, "480ms after"},
+		}, OneCopy, "ran for 500ms"},
 		"a copy whose log is gone was heard beside the restored one": {func() History {
 			h, old, restored := lossAndRestore()
 			ghost := run("ghost", "", before(old, 10*s), 14*s, 15*s)
