@@ -37,6 +37,11 @@ type CheckpointSpec struct {
 	NodeName string `json:"nodeName"`
 }
 
+// AnnotationCheckpointRequested of a Checkpoint asks the checkpointer on the pod's node
+// for a generation that was begun after this moment, as time.RFC3339Nano, without
+// waiting for the pod's interval. The watcher writes it when the node may go soon.
+const AnnotationCheckpointRequested = "lifeboat.dev/checkpoint-requested"
+
 // CheckpointStatus is the newest durable generation and the pod's protection.
 type CheckpointStatus struct {
 	// Generation is the newest durable generation; 0 means that there is none yet.
@@ -69,6 +74,10 @@ type CheckpointStatus struct {
 	// Holders are the nodes that have a durable copy of Generation.
 	// +optional
 	Holders []string `json:"holders,omitempty"`
+	// Requested is the newest request for a generation that was answered, see
+	// AnnotationCheckpointRequested: Generation was begun after it.
+	// +optional
+	Requested *metav1.MicroTime `json:"requested,omitempty"`
 	// Conditions has one of type Protected: True when Generation would be
 	// restored after a node loss, else False with a reason that says why not.
 	// One of type Checkpointable is False when something in the pod is known to

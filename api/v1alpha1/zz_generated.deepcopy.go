@@ -139,6 +139,10 @@ func (in *CheckpointStatus) DeepCopyInto(out *CheckpointStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Requested != nil {
+		in, out := &in.Requested, &out.Requested
+		*out = (*in).DeepCopy()
+	}
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
 		*out = make([]v1.Condition, len(*in))

@@ -148,9 +148,11 @@ func (d *Driver) decide(ctx context.Context, nodes *nodes, elected <-chan struct
 		known: func() decide.View {
 			known := nodes.known(time.Now())
 			d.Metrics.Nodes(count(known))
-			return decide.View{Nodes: known}
+			d.Metrics.Paused(d.pause.reason() != "")
+			return decide.View{Nodes: known, Paused: d.pause.reason()}
 		},
 		tell: func(action decide.Action) {
+			d.holds.report(action, time.Now()) // whoever leads next knows it, too
 			select {
 			case <-elected:
 				running.Go(func() { d.tell(ctx, action) })
@@ -180,8 +182,8 @@ func (d *Driver) tell(ctx context.Context, action decide.Action) {
 	case decide.Recover:
 		fence := &v1alpha1.Fence{}
 		err := d.Reader.Get(ctx, client.ObjectKey{Name: action.Node}, fence)
-		if err == nil {
-			err = d.recoverNode(ctx, fence)
+		if fenced, ok := decide.FencedBy(fence); ok && err == nil {
+			err = d.recoverNode(ctx, fenced)
 		}
 		if err != nil {
 			// The controller of fences tries again.
@@ -200,6 +202,7 @@ func (d *Driver) tell(ctx context.Context, action decide.Action) {
 		d.nodeEvent(ctx, action.Node, corev1.EventTypeNormal, "RecoveryReleased", "The node is not held any more: %s.", action.Reason)
 	case decide.Secure:
 		d.Log.Info("a node may go soon", "node", action.Node, "why", action.Why, "reason", action.Reason)
+		d.secure(ctx, action)
 	}
 }
 

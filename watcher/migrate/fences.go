@@ -131,6 +131,7 @@ func edit(fence *v1alpha1.Fence, action decide.Action, now time.Time) {
 		}
 		fence.Spec.LostAt, fence.Spec.Reason = &lostAt, action.Reason
 		metav1.SetMetaDataAnnotation(&fence.ObjectMeta, annotationDeclaredAt, changed.UTC().Format(time.RFC3339Nano))
+		metav1.SetMetaDataAnnotation(&fence.ObjectMeta, annotationMigrationReason, string(action.Why))
 	case decide.ConfirmFenced:
 		fence.Spec.Epoch++
 		fence.Spec.Proof = action.Proof

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 )
 
 // fieldOwner is the watcher's name as a writer.
@@ -137,7 +138,8 @@ func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 	if err != nil {
 		return time.Time{}, err
 	}
-	if fence.Spec.State != v1alpha1.FenceFenced {
+	fenced, ok := decide.FencedBy(fence)
+	if !ok {
 		// The node's copy was killed and may be started again there. To delete the
 		// pod by force now could leave two of them running.
 		conclude(m, Verdict{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonNotAsked,
@@ -147,7 +149,7 @@ func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 	if err := d.markLost(ctx, m, pod); err != nil {
 		return time.Time{}, err
 	}
-	if err := d.removePod(ctx, pod, m.Spec.SourceNode); err != nil {
+	if err := d.removePod(ctx, pod, fenced); err != nil {
 		return time.Time{}, err
 	}
 	err = d.Reader.Get(ctx, key, pod)

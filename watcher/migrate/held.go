@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 	"github.com/lifeboat-dev/lifeboat/watcher/detect"
 )
 
@@ -49,43 +51,45 @@ func newHolds() *holds {
 	return &holds{changed: make(chan event.GenericEvent, holdsInLine), nodes: map[string]hold{}, alive: map[string]time.Time{}}
 }
 
-// hold takes in that a node is held. Since when it is silent, and why its pods would
-// be moved, is what the fact said when it was first held.
-func (h *holds) hold(node string, reason v1alpha1.HeldReason, message string, fact detect.Fact, now time.Time) {
-	at := metav1.NewMicroTime(now)
-	h.mu.Lock()
-	held, ok := h.nodes[node]
-	if !ok {
-		held.lostAt, held.reason = metav1.NewMicroTime(fact.LastAlive), fact.Why
-		if fact.LastAlive.IsZero() {
-			held.lostAt = at
-		}
-		if held.reason == "" {
-			held.reason = v1alpha1.MigrationNodeLost
-		}
+// report takes in a decision to hold a node, or to hold it no longer.
+func (h *holds) report(action decide.Action, now time.Time) {
+	switch action.Kind {
+	case decide.ReportHeld:
+		h.hold(action, metav1.NewMicroTime(now))
+	case decide.ReportReleased:
+		h.release(action.Node)
+	default:
+		return
 	}
-	if held.Reason != reason {
-		held.Since = at
-	}
-	held.Reason, held.Message = reason, message
-	h.nodes[node] = held
-	h.mu.Unlock()
-	h.kick(node)
-}
-
-// release takes in that a node is held no longer.
-func (h *holds) release(node string) {
-	h.mu.Lock()
-	delete(h.nodes, node)
-	h.mu.Unlock()
-	h.kick(node)
-}
-
-func (h *holds) kick(node string) {
 	select {
-	case h.changed <- event.GenericEvent{Object: &v1alpha1.Fence{ObjectMeta: metav1.ObjectMeta{Name: node}}}:
+	case h.changed <- event.GenericEvent{Object: &v1alpha1.Fence{ObjectMeta: metav1.ObjectMeta{Name: action.Node}}}:
 	default:
 	}
+}
+
+// hold notes why a node is held. Since when it is silent, and why its pods would be
+// moved, is what was known when it was first held.
+func (h *holds) hold(action decide.Action, now metav1.MicroTime) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	held, ok := h.nodes[action.Node]
+	if !ok {
+		held.lostAt, held.reason = metav1.NewMicroTime(action.LostAt), cmp.Or(action.Why, v1alpha1.MigrationNodeLost)
+		if action.LostAt.IsZero() {
+			held.lostAt = now
+		}
+	}
+	if held.Reason != action.Held {
+		held.Since = now
+	}
+	held.Reason, held.Message = action.Held, action.Reason
+	h.nodes[action.Node] = held
+}
+
+func (h *holds) release(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.nodes, node)
 }
 
 func (h *holds) of(node string) (hold, bool) {
@@ -112,19 +116,6 @@ func (h *holds) lives(node string, alive bool, now time.Time) (bool, time.Time) 
 	return now.Sub(since) >= withdrawAfter, since.Add(withdrawAfter)
 }
 
-// reportHeld tells that nothing is done although a node looks lost.
-func (d *Driver) reportHeld(ctx context.Context, node string, reason v1alpha1.HeldReason, message string) {
-	d.Metrics.Refused(reason)
-	d.Log.Warn("a node looks lost and is not acted upon", "node", node, "held", reason, "reason", message)
-	d.nodeEvent(ctx, node, corev1.EventTypeWarning, "RecoveryHeld", "The node looks lost, and nothing is done (%s): %s.", reason, message)
-}
-
-// reportReleased tells that this is over.
-func (d *Driver) reportReleased(ctx context.Context, node, message string) {
-	d.Log.Info("a node is not held any more", "node", node, "reason", message)
-	d.nodeEvent(ctx, node, corev1.EventTypeNormal, "RecoveryResumed", "The recovery of the node's pods is not held any more: %s.", message)
-}
-
 // holdNode records a Migration for each protected pod of a node that is held, so
 // that everybody sees why nothing is done.
 func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold) error {
@@ -132,7 +123,7 @@ func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold)
 		if !wanted(pod, held.lostAt) {
 			return nil
 		}
-		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fencedAs(fence)})
+		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fence.Spec.Epoch + 1})
 	})
 }
 

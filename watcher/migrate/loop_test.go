@@ -59,9 +59,10 @@ func TestLoopTiming(t *testing.T) {
 				}
 				return answer{fence: fence}
 			},
-			ask: func(_ context.Context, _ decide.Action, peer string) (promised, answered bool) {
-				if peer == "b" {
-					time.Sleep(time.Minute) // it is lost, too
+			ask: func(ctx context.Context, _ decide.Action, peer string) (promised, answered bool) {
+				if peer == "b" { // it is lost, too
+					<-ctx.Done()
+					return false, false
 				}
 				time.Sleep(asking)
 				return true, true

@@ -84,9 +84,6 @@ func (p *pause) now() (reason string, wrong error) {
 	return p.paused, p.wrong
 }
 
-// countPaused keeps the metric, whether this watcher leads or not.
-func (d *Driver) countPaused() { d.Metrics.Paused(d.pause.reason() != "") }
-
 // tellPaused tells, as long as it leads, when recoveries are paused and resumed, and
 // again and again while they are.
 func (d *Driver) tellPaused(ctx context.Context) error {

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 )
 
 // annotationMigrationReason of a Fence is the reason that the Migrations of its pods
@@ -58,8 +59,8 @@ func (d *Driver) reconcileFence(ctx context.Context, request reconcile.Request) 
 	if err := d.Client.Get(ctx, request.NamespacedName, fence); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	if fence.Spec.State == v1alpha1.FenceFenced {
-		return reconcile.Result{}, d.recoverNode(ctx, fence)
+	if fenced, ok := decide.FencedBy(fence); ok {
+		return reconcile.Result{}, d.recoverNode(ctx, fenced)
 	}
 	if held, ok := d.holds.of(fence.Name); ok {
 		return reconcile.Result{}, d.holdNode(ctx, fence, held)
@@ -69,11 +70,11 @@ func (d *Driver) reconcileFence(ctx context.Context, request reconcile.Request) 
 
 // recoverNode records a Migration for each protected pod of a fenced node, from
 // which everything else follows. It may be called again.
-func (d *Driver) recoverNode(ctx context.Context, fence *v1alpha1.Fence) error {
-	if fence.Spec.State != v1alpha1.FenceFenced || fence.Spec.LostAt == nil {
+func (d *Driver) recoverNode(ctx context.Context, fenced decide.Fenced) error {
+	if fenced.Node() == "" {
 		return nil
 	}
-	return d.eachPod(ctx, fence.Name, func(pod *corev1.Pod) error { return d.recoverPod(ctx, pod, fence) })
+	return d.eachPod(ctx, fenced.Node(), func(pod *corev1.Pod) error { return d.recoverPod(ctx, pod, fenced) })
 }
 
 // eachPod calls f for each protected pod of a node, some at a time. One pod's trouble
@@ -131,11 +132,11 @@ type loss struct {
 
 // recoverPod records the Migration of one lost pod, unless there is one already.
 // A pod that nobody wants back is only removed.
-func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fence *v1alpha1.Fence) error {
-	if !wanted(pod, *fence.Spec.LostAt) {
-		return d.removePod(ctx, pod, fence.Name)
+func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) error {
+	if !wanted(pod, fenced.LostAt()) {
+		return d.removePod(ctx, pod, fenced)
 	}
-	return d.record(ctx, pod, loss{node: fence.Name, lostAt: *fence.Spec.LostAt, reason: reasonOf(fence), epoch: fencedAs(fence)})
+	return d.record(ctx, pod, loss{node: fenced.Node(), lostAt: fenced.LostAt(), reason: reasonOf(fenced), epoch: fenced.Epoch()})
 }
 
 // record creates the Migration of one pod, unless there is one already.
@@ -191,8 +192,8 @@ func covers(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 
 // reasonOf is why the pods of a fenced node move: what makes it sure that they run no
 // more where that says it, else what was known of the node when it was declared lost.
-func reasonOf(fence *v1alpha1.Fence) v1alpha1.MigrationReason {
-	switch fence.Spec.Proof {
+func reasonOf(fenced decide.Fenced) v1alpha1.MigrationReason {
+	switch fenced.Proof() {
 	case v1alpha1.ProofOutOfService:
 		return v1alpha1.MigrationNodeOutOfService
 	case v1alpha1.ProofRebooted:
@@ -202,7 +203,7 @@ func reasonOf(fence *v1alpha1.Fence) v1alpha1.MigrationReason {
 		v1alpha1.MigrationNodeOutOfService, v1alpha1.MigrationNodeRebooted, v1alpha1.MigrationSpotInterruption,
 		v1alpha1.MigrationNodeShutdown, v1alpha1.MigrationNodeDrained, v1alpha1.MigrationNodePressure,
 	}
-	if reason := v1alpha1.MigrationReason(fence.Annotations[annotationMigrationReason]); slices.Contains(known, reason) {
+	if reason := v1alpha1.MigrationReason(fenced.Annotation(annotationMigrationReason)); slices.Contains(known, reason) {
 		return reason
 	}
 	return v1alpha1.MigrationNodeLost
@@ -224,14 +225,6 @@ func migrationOf(pod *corev1.Pod, lost loss, epoch int64) (*v1alpha1.Migration, 
 		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationManifest, manifest)
 	}
 	return m, nil
-}
-
-// fencedAs is the epoch that a fence has, or will have, once its node is fenced.
-func fencedAs(fence *v1alpha1.Fence) int64 {
-	if fence.Spec.State == v1alpha1.FenceFenced {
-		return fence.Spec.Epoch
-	}
-	return fence.Spec.Epoch + 1
 }
 
 // fenceOf reads the record of a Migration's node; one that does not exist is empty.
@@ -285,9 +278,9 @@ func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1
 
 // removePod removes a lost pod from the API at once. The kubelet that would have
 // to confirm it is gone.
-func (d *Driver) removePod(ctx context.Context, pod *corev1.Pod, node string) error {
+func (d *Driver) removePod(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) error {
 	d.Events.Eventf(pod, nil, corev1.EventTypeWarning, "NodeLost", "Delete",
-		"Node %s is lost and fenced; the pod's copy there cannot run any more. The pod is deleted.", node)
+		"Node %s is lost and fenced; the pod's copy there cannot run any more. The pod is deleted.", fenced.Node())
 	err := d.Client.Delete(ctx, pod, &client.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0),
 		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
