@@ -41,7 +41,6 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
 	"github.com/lifeboat-dev/lifeboat/identity"
-	"github.com/lifeboat-dev/lifeboat/membership"
 )
 
 // Config is what a checkpointer must be told.
@@ -170,7 +169,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	group.Go(func() error { return serveGRPC(ctx, peerServer, cfg.PeerPort) })
 	group.Go(func() error { return a.serveRuntime(ctx, client.SocketPath) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
-	group.Go(func() error { return a.joinMembers(ctx, authority.MemberKey()) })
+	group.Go(func() error { return a.joinMembers(ctx, authority) })
 	group.Go(func() error { return a.publishFacts(ctx) })
 	group.Go(func() error { return a.runSchedule(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
@@ -258,20 +257,6 @@ func (a *Agent) thawLeftovers(ctx context.Context) error {
 		paths = append(paths, registered.CgroupsPath)
 	}
 	return a.engine.ThawAll(ctx, paths)
-}
-
-// joinMembers keeps the node a member. The other nodes' fences say where they are.
-func (a *Agent) joinMembers(ctx context.Context, key []byte) error {
-	members, err := membership.New(membership.Config{
-		Name: a.cfg.NodeName, Kind: membership.Checkpointer,
-		BindAddr: a.cfg.NodeIP, AdvertiseAddr: a.cfg.NodeIP, Port: a.cfg.MemberPort,
-		PeerAddress: net.JoinHostPort(a.cfg.NodeIP, strconv.Itoa(a.cfg.PeerPort)),
-		Key:         key, Logger: a.log,
-	})
-	if err != nil {
-		return fmt.Errorf("become a member: %w", err)
-	}
-	return ended(ctx, "membership", members.Run(ctx, a.seeds))
 }
 
 // seeds are the member addresses of all nodes with a fence.

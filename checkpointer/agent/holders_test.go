@@ -10,7 +10,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
-func fence(name string, state v1alpha1.FenceState) v1alpha1.Fence {
+func nodeFence(name string, state v1alpha1.FenceState) v1alpha1.Fence {
 	return v1alpha1.Fence{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       v1alpha1.FenceSpec{State: state},
@@ -28,14 +28,14 @@ func nodes(holders []holder) []string {
 
 func TestChooseHolders(t *testing.T) {
 	running := []v1alpha1.Fence{
-		fence("n1", v1alpha1.FenceRunning), fence("n2", v1alpha1.FenceRunning),
-		fence("n3", v1alpha1.FenceRunning), fence("n4", v1alpha1.FenceRunning),
+		nodeFence("n1", v1alpha1.FenceRunning), nodeFence("n2", v1alpha1.FenceRunning),
+		nodeFence("n3", v1alpha1.FenceRunning), nodeFence("n4", v1alpha1.FenceRunning),
 	}
 	t.Run("never itself, never a node that is not running, never one without an address", func(t *testing.T) {
-		silent := fence("n5", v1alpha1.FenceRunning)
+		silent := nodeFence("n5", v1alpha1.FenceRunning)
 		silent.Status.Facts.PeerAddress = ""
 		got := nodes(chooseHolders("n1", "uid", nil, []v1alpha1.Fence{
-			running[0], fence("n2", v1alpha1.FenceLost), fence("n3", v1alpha1.FenceFenced), running[3], silent,
+			running[0], nodeFence("n2", v1alpha1.FenceLost), nodeFence("n3", v1alpha1.FenceFenced), running[3], silent,
 		}))
 		if diff := cmp.Diff([]string{"n4"}, got); diff != "" {
 			t.Error(diff)

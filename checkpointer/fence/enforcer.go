@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,10 +21,9 @@ const orderTime = 5 * time.Second
 type enforcer struct {
 	registry *registry
 	ledger   *ledger
-	// permitted is asked once more before anything is thawed.
-	permitted func() bool
-	log       *slog.Logger
-	metrics   *metrics
+	brake    *brake
+	log      *slog.Logger
+	metrics  *metrics
 
 	complaint string // the last error of the registry, so as to log it once
 
@@ -38,8 +39,9 @@ type order struct {
 }
 
 // pass starts what d asks for and returns the lowest epoch of any container
-// that has, or may have, processes: NoContainer where there is none. It does
-// not wait for what it starts.
+// that has, or may have, processes: NoContainer where there is none. When it
+// returns, every pod that may not run has been ordered to stop; it does not wait
+// for more.
 func (e *enforcer) pass(d Decision) (oldest int64) {
 	pods, err := e.registry.pods()
 	e.complain(err)
@@ -49,6 +51,11 @@ func (e *enforcer) pass(d Decision) (oldest int64) {
 		oldest = 0
 	}
 	condemned := map[string]bool{}
+	if !d.Permitted {
+		// Before anything else, the dead of older epochs as well.
+		e.brake.stop(values(pods), true)
+	}
+	e.brake.targets.Store(new(values(pods)))
 	for path, pod := range pods {
 		old := false
 		for _, c := range pod.containers {
@@ -90,9 +97,9 @@ func (e *enforcer) complain(err error) {
 	e.complaint = text
 }
 
-// freeze stops a pod that is not stopped. An order to freeze has no time limit,
-// because giving it up would let the rest of the pod run again; only the
-// permission's return or the pod's end cancels it.
+// freeze makes sure that a pod stands still which has been ordered to. An order to
+// freeze has no time limit, because giving it up would let the rest of the pod run
+// again; only the permission's return or the pod's end cancels it.
 func (e *enforcer) freeze(p *pod) {
 	if !p.group.Exists() {
 		return
@@ -100,18 +107,7 @@ func (e *enforcer) freeze(p *pod) {
 	if frozen, err := p.group.Frozen(); err == nil && frozen {
 		return
 	}
-	e.start(p.group, true, context.WithCancel, func(ctx context.Context) error {
-		if err := e.ledger.add(p.group.Path()); err != nil {
-			// Frozen without a note is still frozen.
-			e.log.Error("note down the pod that is being frozen", "pod", p.name, "err", err)
-		}
-		if err := p.group.Freeze(ctx); err != nil {
-			return err
-		}
-		e.metrics.freezes.Inc()
-		e.log.Warn("pod frozen: the node's permission to run it has run out", "pod", p.name)
-		return nil
-	})
+	e.start(p.group, true, context.WithCancel, p.group.Freeze)
 }
 
 // thaw lets a pod run that a fencer froze.
@@ -122,16 +118,22 @@ func (e *enforcer) thaw(path string) {
 		return
 	}
 	e.start(group, false, withOrderTime, func(ctx context.Context) error {
-		if !e.permitted() {
+		if !e.brake.permitted() {
 			return nil
 		}
+		// Struck out first: should the permission run out meanwhile, the brake stops
+		// the pod and notes it anew, and that note must stay.
+		e.ledger.strike(path)
 		if err := group.Thaw(ctx); err != nil {
+			e.ledger.note(path)
 			return err
 		}
 		e.log.Info("pod thawed: the node is permitted to run it again", "cgroup", path)
-		return e.ledger.remove(path)
+		return e.ledger.save()
 	})
 }
+
+func values(pods map[string]*pod) []*pod { return slices.Collect(maps.Values(pods)) }
 
 // kill ends every process of a pod, its sandbox too: kubelet makes the pod anew
 // if it still belongs on the node.
@@ -142,7 +144,8 @@ func (e *enforcer) kill(p *pod) {
 		}
 		e.metrics.kills.Inc()
 		e.log.Warn("pod killed: it started before the node was fenced", "pod", p.name)
-		return e.ledger.remove(p.group.Path())
+		e.ledger.strike(p.group.Path())
+		return e.ledger.save()
 	})
 }
 

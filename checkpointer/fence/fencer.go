@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -37,6 +36,9 @@ type Config struct {
 	BootID string
 	// MetricsPort is where the metrics are served, permission.FencerPort unless set.
 	MetricsPort int
+	// VoucherPort is where peers and the watcher are answered, permission.VoucherPort
+	// unless set.
+	VoucherPort int
 }
 
 // fencer keeps protected pods from running on its node without permission.
@@ -46,12 +48,18 @@ type fencer struct {
 	metrics  *metrics
 	records  *records
 	permit   *Permit
-	enforcer *enforcer
-	until    atomic.Int64 // permit.Until, for the enforcer's orders
+	vouching *Vouching
+	// neighbours are the other nodes, to be asked.
+	neighbours *neighbours
+	brake      *brake
+	enforcer   *enforcer
 
 	published State
-	oldest    int64  // what the last pass returned
-	seen      string // the last result of a read, so as to log changes
+	oldest    int64    // what the last pass returned
+	seen      string   // the last result of a read, so as to log changes
+	recorded  []string // the peers in the record
+	lastPass  Instant
+	vouched   bool // the last poll's result, so as to log changes
 }
 
 // newFencer returns a fencer that goes on where an earlier one of the same boot
@@ -64,7 +72,12 @@ func newFencer(config Config, api *rest.Config, metrics *metrics, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	f := &fencer{config: config, log: log, metrics: metrics, records: records, permit: NewPermit(config.Terms, config.BootID)}
+	f := &fencer{
+		config: config, log: log, metrics: metrics, records: records,
+		permit:     NewPermit(config.Terms, config.BootID),
+		vouching:   NewVouching(config.Terms, Now()),
+		neighbours: newNeighbours(config.Folder, log),
+	}
 
 	var state State
 	if found, err := readJSON(f.path(StateFile), &state); err != nil {
@@ -78,14 +91,16 @@ func newFencer(config Config, api *rest.Config, metrics *metrics, log *slog.Logg
 	if err != nil {
 		log.Error("the earlier fencer's ledger is unreadable: what it froze has to be thawed by hand", "err", err)
 	}
+	f.brake = &brake{ledger: ledger, log: log, metrics: metrics}
+	f.brake.until.Store(int64(f.permit.Until()))
 	f.enforcer = &enforcer{
-		registry:  newRegistry(f.path(filepath.Base(client.ContainersFolder)), config.CgroupRoot, log),
-		ledger:    ledger,
-		permitted: func() bool { return Now() < Instant(f.until.Load()) },
-		log:       log,
-		metrics:   metrics,
-		orders:    map[string]*order{},
-		failed:    map[string]string{},
+		registry: newRegistry(f.path(filepath.Base(client.ContainersFolder)), config.CgroupRoot, log),
+		ledger:   ledger,
+		brake:    f.brake,
+		log:      log,
+		metrics:  metrics,
+		orders:   map[string]*order{},
+		failed:   map[string]string{},
 	}
 	return f, nil
 }
@@ -109,17 +124,25 @@ type outcome struct {
 func (f *fencer) run(ctx context.Context) {
 	var requests sync.WaitGroup
 	defer requests.Wait()
+	requests.Go(func() { f.brake.watch(ctx) })
+	requests.Go(func() { f.neighbours.watch(ctx) })
 	ticks := time.NewTicker(passEvery)
 	defer ticks.Stop()
-	answers, outcomes := make(chan answer), make(chan outcome)
+	answers, outcomes, polls := make(chan answer), make(chan outcome), make(chan Poll)
 	for {
+		// What has come in is taken in, and what must stop is stopped, before
+		// anything is sent or written: after a stall that is long overdue.
 		now := Now()
 		d := f.permit.Decide(now, f.oldest)
-		f.until.Store(int64(f.permit.Until()))
+		f.brake.until.Store(int64(f.permit.Until()))
 		f.oldest = f.enforcer.pass(d)
+		f.noticeStall(now)
 		f.publish(now)
 		if d.Read {
 			requests.Go(func() { send(ctx, answers, f.read(ctx)) })
+		}
+		if d.Poll {
+			requests.Go(func() { send(ctx, polls, f.poll(ctx, d.Asked)) })
 		}
 		if d.Write != NoWrite {
 			requests.Go(func() { send(ctx, outcomes, f.write(ctx, d)) })
@@ -132,8 +155,20 @@ func (f *fencer) run(ctx context.Context) {
 			f.answered(a)
 		case o := <-outcomes:
 			f.written(o)
+		case p := <-polls:
+			f.polled(p)
 		}
 	}
+}
+
+// noticeStall counts the passes that came later than the terms allow for.
+func (f *fencer) noticeStall(now Instant) {
+	late := time.Duration(now - f.lastPass)
+	if f.lastPass > 0 && late > f.config.Terms.Look+f.config.Terms.Slack {
+		f.metrics.stalls.Inc()
+		f.log.Warn("the fencer was stalled: give it processor time and memory, or its pods run on without permission", "for", late)
+	}
+	f.lastPass = now
 }
 
 func send[T any](ctx context.Context, to chan<- T, value T) {
@@ -164,10 +199,16 @@ func (f *fencer) answered(a answer) {
 	result := resultError
 	if a.err == nil {
 		f.permit.Answered(a.Read)
+		f.vouching.Read(a.Started)
 		result = resultAbsent
 		if a.Record != nil {
 			result = string(a.Record.State)
+			f.recorded = a.Record.Peers
 		}
+		if wanted := f.neighbours.wanted(f.config.NodeName, f.recorded); wanted != nil {
+			f.permit.SetPeers(Now(), wanted)
+		}
+		f.metrics.peers.Set(float64(len(f.recorded)))
 	}
 	f.metrics.reads.WithLabelValues(strings.ToLower(result)).Inc()
 	if result == f.seen {
@@ -176,7 +217,7 @@ func (f *fencer) answered(a answer) {
 	f.seen = result
 	switch result {
 	case resultError:
-		f.log.Warn("the node's fence record cannot be read; protected pods freeze when the permission runs out",
+		f.log.Warn("the node's fence record cannot be read; protected pods freeze when the permission runs out, unless peers vouch",
 			"remaining", f.remaining(Now()), "err", a.err)
 	case resultAbsent:
 		f.log.Info("the node has no fence record")
@@ -185,6 +226,33 @@ func (f *fencer) answered(a answer) {
 	default:
 		f.log.Warn("the node's fence record changed", "state", result, "epoch", a.Record.Epoch)
 	}
+}
+
+// poll asks the peers whether they cannot read their records either. It ends before
+// the next one begins.
+func (f *fencer) poll(ctx context.Context, asked []string) Poll {
+	ctx, cancel := context.WithTimeout(ctx, f.config.Terms.ReadEvery)
+	defer cancel()
+	started := Now()
+	return Poll{Started: started, Asked: asked, Vouched: f.neighbours.ask(ctx, f.config.NodeName, asked)}
+}
+
+func (f *fencer) polled(p Poll) {
+	before := f.permit.Until()
+	f.permit.Polled(Now(), p)
+	vouched := f.permit.Until() > before
+	result := resultRefused
+	if vouched {
+		result = resultVouched
+	}
+	f.metrics.polls.WithLabelValues(result).Inc()
+	if vouched && !f.vouched {
+		f.log.Warn("the API has failed for others too: protected pods run on", "asked", len(p.Asked), "vouched", len(p.Vouched))
+	}
+	if !vouched && f.vouched {
+		f.log.Warn("too few peers vouch for the node", "asked", len(p.Asked), "vouched", len(p.Vouched), "remaining", f.remaining(Now()))
+	}
+	f.vouched = vouched
 }
 
 func (f *fencer) written(o outcome) {
@@ -220,7 +288,7 @@ func (f *fencer) publish(now Instant) {
 	if state == f.published {
 		return
 	}
-	if err := writeJSON(f.path(StateFile), state); err != nil {
+	if err := writeJSON(f.path(StateFile), 0o644, state); err != nil {
 		// Without the file new containers are registered under an old epoch and
 		// are killed, so this is safe, but nothing protected starts.
 		f.log.Error("publish the node's fence state", "err", err)

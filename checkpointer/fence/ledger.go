@@ -12,10 +12,12 @@ const ledgerFile = "frozen.json"
 
 // ledger notes the cgroups that a fencer of this boot froze, so that only those
 // are thawed again, by a fencer that was started later as well. A cgroup is
-// noted before it is frozen and struck out after it is thawed.
+// noted before it is frozen. It is safe for concurrent use.
 type ledger struct {
 	path   string
 	bootID string
+
+	saving sync.Mutex // held while the file is being written
 
 	mu      sync.Mutex
 	entries map[string]bool
@@ -48,28 +50,29 @@ func (l *ledger) paths() []string {
 	return slices.Sorted(maps.Keys(l.entries))
 }
 
-func (l *ledger) add(cgroup string) error {
+// note notes a cgroup down in memory, and returns whether it is new. What is noted
+// outlives the fencer only after save.
+func (l *ledger) note(cgroup string) (isNew bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.entries[cgroup] {
-		return nil
-	}
+	isNew = !l.entries[cgroup]
 	l.entries[cgroup] = true
-	return l.save()
+	return isNew
 }
 
-func (l *ledger) remove(cgroup string) error {
+// strike undoes note, in memory.
+func (l *ledger) strike(cgroup string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.entries[cgroup] {
-		return nil
-	}
 	delete(l.entries, cgroup)
-	return l.save()
 }
 
+// save writes the ledger as it is now. Whoever notes something down does not wait
+// for a file that somebody else is writing.
 func (l *ledger) save() error {
-	err := writeJSON(l.path, ledgerContent{BootID: l.bootID, Cgroups: slices.Sorted(maps.Keys(l.entries))})
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	err := writeJSON(l.path, 0o644, ledgerContent{BootID: l.bootID, Cgroups: l.paths()})
 	if err != nil {
 		return errors.Join(errors.New("write down which cgroups are frozen"), err)
 	}

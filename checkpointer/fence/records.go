@@ -67,15 +67,19 @@ func (r *records) read(ctx context.Context) (*Record, error) {
 		State:   fence.Spec.State,
 		Epoch:   fence.Spec.Epoch,
 		BootID:  fence.Spec.BootID,
+		Peers:   fence.Spec.Peers,
 	}, nil
 }
 
 // write carries out a decision's write. It returns false when another write
 // came first. After an error the write may have happened or not.
 func (r *records) write(ctx context.Context, d Decision) (won bool, err error) {
-	if d.Write == Create {
+	switch d.Write {
+	case Create:
 		err = r.create(ctx, d.KillBelow+1)
-	} else {
+	case SetPeers:
+		err = r.setPeers(ctx, d.Replaces.Version, d.Peers)
+	default:
 		err = r.setRunning(ctx, d.Replaces.Version)
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
@@ -101,18 +105,33 @@ func (r *records) create(ctx context.Context, epoch int64) error {
 	}).Do(ctx).Error()
 }
 
+// annotationPeersAt is when the node last wrote its peers.
+const annotationPeersAt = "lifeboat.dev/peers-written-at"
+
 // setRunning writes Running by this boot if the record still has version.
 func (r *records) setRunning(ctx context.Context, version string) error {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": version},
-		"spec": map[string]any{
-			"state":     v1alpha1.FenceRunning,
-			"bootID":    r.bootID,
-			"changedAt": metav1.NowMicro(),
-			"reason":    nil,
-			"lostAt":    nil,
-		},
+	return r.patch(ctx, map[string]any{"resourceVersion": version}, map[string]any{
+		"state":     v1alpha1.FenceRunning,
+		"bootID":    r.bootID,
+		"changedAt": metav1.NowMicro(),
+		"reason":    nil,
+		"lostAt":    nil,
+		"proof":     nil,
 	})
+}
+
+// setPeers writes the peers if the record still has version. The record changes
+// also where it has these peers already: a new version is what shows that no
+// earlier write can come any more.
+func (r *records) setPeers(ctx context.Context, version string, peers []string) error {
+	return r.patch(ctx, map[string]any{
+		"resourceVersion": version,
+		"annotations":     map[string]any{annotationPeersAt: metav1.NowMicro().UTC().Format(metav1.RFC3339Micro)},
+	}, map[string]any{"peers": peers})
+}
+
+func (r *records) patch(ctx context.Context, metadata, spec map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": metadata, "spec": spec})
 	if err != nil {
 		return err
 	}

@@ -31,11 +31,19 @@ const (
 //
 // Api needs leave to get, create and patch Fences.
 func Run(ctx context.Context, config Config, api *rest.Config, log *slog.Logger) error {
-	log = log.With("node", config.NodeName)
 	config, err := config.complete()
 	if err != nil {
 		return err
 	}
+	logging, stopLogging := context.WithCancel(context.WithoutCancel(ctx))
+	log, logged := neverWait(logging, log.With("node", config.NodeName))
+	defer func() {
+		stopLogging()
+		select {
+		case <-logged:
+		case <-time.After(time.Second): // nobody reads the log any more
+		}
+	}()
 	registry := prometheus.NewRegistry()
 	f, err := newFencer(config, api, newMetrics(registry), log)
 	if err != nil {
@@ -45,6 +53,7 @@ func Run(ctx context.Context, config Config, api *rest.Config, log *slog.Logger)
 		log.Warn("the node withholds a privilege: under great load pods may be frozen late", "err", refused)
 	}
 	go serveMetrics(ctx, config.MetricsPort, registry, log)
+	go f.serveVoucher(ctx, config.VoucherPort)
 	kept := make(chan error, 1)
 	go func() { kept <- keep(ctx, config, log) }()
 	f.run(ctx)
@@ -84,6 +93,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.MetricsPort == 0 {
 		c.MetricsPort = permission.FencerPort
+	}
+	if c.VoucherPort == 0 {
+		c.VoucherPort = permission.VoucherPort
 	}
 	if c.BootID == "" {
 		id, err := BootID(nodeProc)

@@ -47,7 +47,7 @@ func readJSON(path string, into any) (bool, error) {
 
 // writeJSON replaces a file in one step. It does not wait for a disk: the
 // folder lies on a tmpfs, and what it holds ends with the boot.
-func writeJSON(path string, value any) error {
+func writeJSON(path string, mode os.FileMode, value any) error {
 	content, err := json.Marshal(value)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -57,7 +57,7 @@ func writeJSON(path string, value any) error {
 		return err
 	}
 	_, err = temporary.Write(append(content, '\n'))
-	err = errors.Join(err, temporary.Chmod(0o644), temporary.Close())
+	err = errors.Join(err, temporary.Chmod(mode), temporary.Close())
 	if err == nil {
 		err = os.Rename(temporary.Name(), path)
 	}
