@@ -79,6 +79,10 @@ softdirty: ## Test and measure pre-copy with soft-dirty on Debian's kernels unde
 bench-rto: ## Measure recovery over twenty node losses, beside stock Kubernetes (ARGS='--losses 3')
 	go run ./e2e/rto $(ARGS)
 
+.PHONY: soak
+soak: ## Keep the nodes as busy as they get: no pod may be moved or stand still for long (ARGS='--for 2h')
+	go run ./e2e/soak $(ARGS)
+
 .PHONY: bench-checkpoint
 bench-checkpoint: ## Measure a checkpoint's pause beside runc's (as root; ARGS='--quick')
 	go run ./e2e/bench checkpoint $(ARGS)

@@ -91,9 +91,10 @@ func TestShopperNotesAnOutageAndWhoAnsweredAfterIt(t *testing.T) {
 	want := Report{
 		Status: Status{
 			Attempts: 4, Acked: 2,
-			Last:    write(7, "d", "second"),
-			Outages: []Outage{{LastSuccess: at(1), FirstSuccess: at(7), Failures: 2, Error: context.DeadlineExceeded.Error()}},
-			Births:  []Seen{{"first", at(1), at(1)}, {"second", at(7), at(7)}},
+			Last:       write(7, "d", "second"),
+			Outages:    []Outage{{LastSuccess: at(1), FirstSuccess: at(7), Failures: 2, Error: context.DeadlineExceeded.Error()}},
+			Standstill: 6 * time.Second, StandstillAt: at(7),
+			Births: []Seen{{"first", at(1), at(1)}, {"second", at(7), at(7)}},
 		},
 		Writes: []Write{write(1, "a", "first"), write(7, "d", "second")},
 	}

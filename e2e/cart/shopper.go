@@ -58,6 +58,10 @@ type Status struct {
 	// Last is the last write that was acknowledged.
 	Last    Write    `json:"last"`
 	Outages []Outage `json:"outages"`
+	// Standstill is the longest time between two answers in a row, and StandstillAt
+	// when it ended.
+	Standstill   time.Duration `json:"standstill"`
+	StandstillAt time.Time     `json:"standstillAt,omitzero"`
 	// Births are the processes that have answered, in order of their first answer.
 	Births []Seen `json:"births"`
 }
@@ -132,6 +136,9 @@ func (s *Shopper) note(w Write, err error) {
 	}
 	if r.Down() {
 		r.Outages[len(r.Outages)-1].FirstSuccess = w.AckedAt
+	}
+	if gap := w.AckedAt.Sub(r.Last.AckedAt); r.Acked > 0 && gap > r.Standstill {
+		r.Standstill, r.StandstillAt = gap, w.AckedAt
 	}
 	if n := len(r.Births); n == 0 || r.Births[n-1].Birth != w.Birth {
 		r.Births = append(r.Births, Seen{Birth: w.Birth, First: w.AckedAt})

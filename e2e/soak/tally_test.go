@@ -1,0 +1,104 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+func TestFencesAreCounted(t *testing.T) {
+	is := func(state v1alpha1.FenceState, epoch int64) v1alpha1.FenceSpec {
+		return v1alpha1.FenceSpec{State: state, Epoch: epoch}
+	}
+	running, lost, fenced := v1alpha1.FenceRunning, v1alpha1.FenceLost, v1alpha1.FenceFenced
+	for name, test := range map[string]struct {
+		seen                      []v1alpha1.FenceSpec
+		declared, refuted, fenced int
+	}{
+		"at rest":                   {[]v1alpha1.FenceSpec{is(running, 3), is(running, 3)}, 0, 0, 0},
+		"refuted":                   {[]v1alpha1.FenceSpec{is(running, 3), is(lost, 3), is(lost, 3), is(running, 3)}, 1, 1, 0},
+		"twice":                     {[]v1alpha1.FenceSpec{is(running, 3), is(lost, 3), is(running, 3), is(lost, 3), is(running, 3)}, 2, 2, 0},
+		"fenced":                    {[]v1alpha1.FenceSpec{is(running, 3), is(lost, 3), is(fenced, 4), is(running, 4)}, 1, 0, 1},
+		"fenced between two looks":  {[]v1alpha1.FenceSpec{is(running, 3), is(running, 4)}, 1, 0, 1},
+		"lost at the first look":    {[]v1alpha1.FenceSpec{is(lost, 3), is(running, 3)}, 1, 1, 0},
+		"fenced at the first look":  {[]v1alpha1.FenceSpec{is(fenced, 3), is(running, 3)}, 1, 0, 1},
+		"lost, and not yet decided": {[]v1alpha1.FenceSpec{is(running, 3), is(lost, 3)}, 1, 0, 0},
+	} {
+		tally := newTally()
+		tally.fence("other", is(running, 9))
+		told := 0
+		for _, spec := range test.seen {
+			if tally.fence("n1", spec) {
+				told++
+			}
+		}
+		if tally.declared != test.declared || tally.refuted != test.refuted || tally.fenced != test.fenced || told != test.declared {
+			t.Errorf("%s: %d declared (told of %d), %d refuted, %d fenced; want %d, %d, %d",
+				name, tally.declared, told, tally.refuted, tally.fenced, test.declared, test.refuted, test.fenced)
+		}
+	}
+}
+
+func pod(uid types.UID, name string, restarts int32) corev1.Pod {
+	return corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: uid},
+		Status:     corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "main", RestartCount: restarts}}},
+	}
+}
+
+func TestRestartsAreCounted(t *testing.T) {
+	for name, test := range map[string]struct {
+		seen [][]corev1.Pod
+		want []string
+	}{
+		"at rest":            {[][]corev1.Pod{{pod("a", "cart", 2)}, {pod("a", "cart", 2)}}, nil},
+		"container":          {[][]corev1.Pod{{pod("a", "cart", 2)}, {pod("a", "cart", 3)}, {pod("a", "cart", 3)}}, []string{"container main started anew"}},
+		"another pod for it": {[][]corev1.Pod{{pod("a", "cart", 0)}, {pod("b", "cart", 0)}}, []string{"shop/cart is a new pod", "shop/cart is gone"}},
+	} {
+		tally := newTally()
+		for _, pods := range test.seen {
+			tally.podsAre(pods)
+		}
+		got := strings.Join(tally.restarts, "; ")
+		if len(tally.restarts) != len(test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %q lacks %q", name, got, want)
+			}
+		}
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*tally)
+		want   string // empty: passed
+	}{
+		"quiet":           {func(*tally) {}, ""},
+		"refuted in time": {func(t *tally) { t.declared, t.refuted, t.freezes = 3, 3, 1 }, ""},
+		"fenced":          {func(t *tally) { t.fenced = 1 }, "as far as Fenced"},
+		"moved":           {func(t *tally) { t.migrations["m"] = true }, "1 Migrations"},
+		"restarted":       {func(t *tally) { t.restarts = []string{"cart is gone"} }, "cart is gone"},
+		"killed":          {func(t *tally) { t.kills = 1 }, "killed"},
+		"stood still":     {func(t *tally) { t.stood("cart", 3*time.Second) }, "stood still for 3.00 s"},
+		"never answered":  {func(t *tally) { t.answers["redis"] = 0 }, "never answered"},
+		"another process": {func(t *tally) { t.changed = []string{"redis runs as another process"} }, "another process"},
+	} {
+		tally := newTally()
+		tally.answers["redis"] = 7
+		tally.stood("cart", time.Second)
+		test.change(tally)
+		err := tally.verdict(2 * time.Second)
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}
