@@ -26,6 +26,8 @@ type podState struct {
 	// pod and protection are as the cache last showed them; Agent.mu guards them.
 	pod        *corev1.Pod
 	protection v1alpha1.Protection
+	// requested is the newest request for a generation, by the clock of who asked.
+	requested time.Time
 	// summary is used by the pod's turn alone, of which there is one at a time.
 	summary *summary
 }
@@ -88,6 +90,7 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 		state.pod, state.protection = pod, protection
 		keep[pod.UID] = true
 		a.schedule.set(pod.UID, max(protection.Interval, v1alpha1.MinInterval), time.Now())
+		a.takeRequest(ctx, pod, state, time.Now())
 	}
 	a.schedule.keep(keep)
 	for uid := range a.pods {

@@ -21,6 +21,8 @@ type turn struct {
 	running bool
 	// failures counts the failed attempts since the last success.
 	failures int
+	// asked is when a generation was asked for that no turn has made yet; else zero.
+	asked time.Time
 }
 
 // maxBackoff bounds the time between two attempts at a pod whose checkpoints fail.
@@ -47,6 +49,18 @@ func (s *schedule) keep(uids map[types.UID]bool) {
 		if !uids[uid] {
 			delete(s.pods, uid)
 		}
+	}
+}
+
+// request makes a pod due at once for a generation that is begun from now on.
+func (s *schedule) request(uid types.UID, now time.Time) {
+	t, ok := s.pods[uid]
+	if !ok {
+		return
+	}
+	t.asked = now
+	if t.due.After(now) {
+		t.due = now
 	}
 }
 
@@ -93,7 +107,10 @@ func (s *schedule) done(uid types.UID, started, now time.Time, outcome outcome) 
 		wait = min(wait*2, max(maxBackoff, t.interval))
 	}
 	t.due = started.Add(wait)
-	if t.due.Before(now) {
+	if outcome == succeeded && !started.Before(t.asked) {
+		t.asked = time.Time{}
+	}
+	if t.due.Before(now) || outcome == succeeded && !t.asked.IsZero() {
 		t.due = now
 	}
 }

@@ -4,8 +4,11 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -70,6 +73,59 @@ func TestScheduleFollowsAChangedInterval(t *testing.T) {
 	s.set("pod", 2*time.Second, start)
 	if got := s.pods["pod"].due.Sub(start); got != 2*time.Second {
 		t.Errorf("due after %s, want 2s", got)
+	}
+}
+
+// A pod that is asked for is due at once, and the turn that answers is one that
+// began after that.
+func TestScheduleAnswersARequest(t *testing.T) {
+	s := newSchedule()
+	s.set("pod", time.Hour, start)
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	s.next(start)
+	s.request("pod", at(1)) // a turn is under way that began too early
+	s.done("pod", start, at(2), succeeded)
+	if _, ok := s.next(at(2)); !ok {
+		t.Fatal("not due after a turn that began before the request")
+	}
+	s.done("pod", at(2), at(3), failed)
+	if _, ok := s.next(at(4)); ok {
+		t.Error("due again at once although the turn failed: the pauses after failures do not hold")
+	}
+	s.request("pod", at(5))
+	if _, ok := s.next(at(5)); !ok {
+		t.Fatal("not due when asked again")
+	}
+	s.done("pod", at(5), at(6), succeeded)
+	if _, ok := s.next(at(7)); ok {
+		t.Error("due again although the request was answered")
+	}
+}
+
+func TestRequestOf(t *testing.T) {
+	at := start.Add(1234567 * time.Nanosecond)
+	asked := map[string]string{v1alpha1.AnnotationCheckpointRequested: at.Format(time.RFC3339Nano)}
+	answered, earlier := metav1.NewMicroTime(at.Truncate(time.Microsecond)), metav1.NewMicroTime(start)
+	for name, tc := range map[string]struct {
+		annotations map[string]string
+		uid         types.UID
+		answered    *metav1.MicroTime
+		want        time.Time
+	}{
+		"asked":                   {asked, "pod", nil, at.Truncate(time.Microsecond)},
+		"asked again":             {asked, "pod", &earlier, at.Truncate(time.Microsecond)},
+		"answered":                {asked, "pod", &answered, time.Time{}},
+		"an earlier pod's":        {asked, "before", nil, time.Time{}},
+		"not asked":               {nil, "pod", nil, time.Time{}},
+		"what nobody understands": {map[string]string{v1alpha1.AnnotationCheckpointRequested: "now"}, "pod", nil, time.Time{}},
+	} {
+		got := requestOf(&v1alpha1.Checkpoint{
+			ObjectMeta: metav1.ObjectMeta{Annotations: tc.annotations},
+			Spec:       v1alpha1.CheckpointSpec{PodUID: tc.uid}, Status: v1alpha1.CheckpointStatus{Requested: tc.answered},
+		}, "pod")
+		if !got.Equal(tc.want) {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
 	}
 }
 

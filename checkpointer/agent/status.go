@@ -77,6 +77,10 @@ func (a *Agent) protected(ctx context.Context, state podState, g store.Generatio
 		s.Bytes, s.NewBytes = g.Bytes, g.NewBytes
 		s.Size = humanBytes(g.Bytes)
 		s.Holders = holders
+		if !state.requested.IsZero() {
+			requested := metav1.NewMicroTime(state.requested)
+			s.Requested = &requested
+		}
 		meta.SetStatusCondition(&s.Conditions, metav1.Condition{
 			Type: v1alpha1.ConditionProtected, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProtected,
 			Message: "a durable generation exists; it is restored when the node is lost",
@@ -112,6 +116,7 @@ func (a *Agent) report(ctx context.Context, state podState, change func(*v1alpha
 		sum.status.Findings = sum.findings
 	}
 	same := sameConditions(sum.status, sum.reported) && slices.Equal(sum.status.Findings, sum.reported.Findings) && slices.Equal(sum.status.Holders, sum.reported.Holders)
+	same = same && sum.status.Requested.Equal(sum.reported.Requested)
 	if same && time.Since(sum.reportedAt) < reportEvery {
 		return
 	}
