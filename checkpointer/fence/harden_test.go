@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,6 +40,9 @@ func TestHarden(t *testing.T) {
 	if strings.Contains(string(status), "VmLck:\t       0 kB") && !wasRefused("lock memory") {
 		t.Error("no memory is locked")
 	}
+	if resident, size := program(t); resident < size && !wasRefused("lock the program") {
+		t.Errorf("%d of %d KiB of the program are in memory", resident, size)
+	}
 	score, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err != nil {
 		t.Fatal(err)
@@ -54,4 +58,34 @@ func TestHarden(t *testing.T) {
 	if err != nil || attr.Policy != unix.SCHED_FIFO && !wasRefused("schedule in real time") {
 		t.Errorf("the scheduling is %+v (%v), want FIFO", attr, err)
 	}
+}
+
+// program is how much of this program's instructions is in memory, and how much
+// there is, in KiB. smaps counts what is locked by halves where two processes share it.
+func program(t *testing.T) (resident, size int) {
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := false
+	for line := range strings.Lines(string(smaps)) {
+		fields := strings.Fields(line)
+		if strings.Contains(fields[0], "-") {
+			inside = len(fields) == 6 && fields[1] == "r-xp" && strings.HasPrefix(fields[5], "/")
+		}
+		if !inside || len(fields) < 2 {
+			continue
+		}
+		kib, _ := strconv.Atoi(fields[1])
+		switch fields[0] {
+		case "Size:":
+			size += kib
+		case "Rss:":
+			resident += kib
+		}
+	}
+	if size == 0 {
+		t.Fatal("no instructions found")
+	}
+	return resident, size
 }
