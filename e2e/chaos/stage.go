@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,7 +39,7 @@ type stage struct {
 	namespace string
 	logs      *recorder
 	pods      map[string]*corev1.Pod // the steppers' pods before anything went wrong
-	from      time.Duration          // since when all must go well
+	from      time.Time              // since when all must go well
 	undos     []func(context.Context) error
 	notes     []string
 	held      map[v1alpha1.HeldReason]bool
@@ -124,8 +123,8 @@ func (s *stage) open(ctx context.Context, sc scenario) error {
 			return err
 		}
 	}
-	s.from, err = sinceBoot()
-	return err
+	s.from = time.Now()
+	return nil
 }
 
 // breakAndMend does what goes wrong, mends it, and waits until both steppers work.
@@ -179,10 +178,7 @@ func (s *stage) settle(ctx context.Context) error {
 
 // conclude reads what is left of the scenario and has it judged.
 func (s *stage) conclude(ctx context.Context, r *result) error {
-	to, err := sinceBoot()
-	if err != nil {
-		return err
-	}
+	to := time.Now()
 	if err := s.logs.end(); err != nil {
 		return err
 	}
@@ -208,7 +204,7 @@ func (s *stage) conclude(ctx context.Context, r *result) error {
 				r.failed = append(r.failed, fmt.Sprintf("Migration %s of %s failed: %s: %s", m.Name, m.Spec.Pod.Name, m.Status.Reason, m.Status.Message))
 			}
 		}
-		if s.from > 0 { // else it never ran
+		if !s.from.IsZero() { // else it never ran
 			verdict := witness.Judge(h)
 			r.verdicts = append(r.verdicts, verdict)
 			late = max(late, verdict.Late)
@@ -299,13 +295,10 @@ func (s *stage) migrations(ctx context.Context) ([]v1alpha1.Migration, error) {
 
 // steps waits until the witness sees a step of a stepper that is made from now on.
 func (s *stage) steps(ctx context.Context, name string) error {
-	now, err := sinceBoot()
-	if err != nil {
-		return err
-	}
+	now := time.Now()
 	return observe.Until(ctx, "the witness hears "+name, func(context.Context) (bool, string, error) {
 		last, heard := s.witness.Last(workload.Name(s.namespace, name))
-		return heard && last.Step.Boot > now, fmt.Sprintf("last step %d of %s", last.Step.Number, last.At.Format(time.TimeOnly)), nil
+		return heard && last.Step.At.After(now), fmt.Sprintf("last step %d of %s", last.Step.Number, last.At.Format(time.TimeOnly)), nil
 	})
 }
 
@@ -364,13 +357,4 @@ func (s *stage) freeNodes(ctx context.Context) ([]string, error) {
 	return slices.DeleteFunc(names, func(name string) bool {
 		return slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Spec.NodeName == name })
 	}), nil
-}
-
-// sinceBoot is the time that steppers stamp their steps with.
-func sinceBoot() (time.Duration, error) {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0, fmt.Errorf("read the clock: %w", err)
-	}
-	return time.Duration(t.Nano()), nil
 }

@@ -48,7 +48,7 @@ type History struct {
 	// Moves are the recoveries that Lifeboat reports as done.
 	Moves []Move
 	// From and To bound the time in which the workload should take steps.
-	From, To time.Duration
+	From, To time.Time
 }
 
 // ParseLog reads the copies of a workload from the log of a container, one for each
@@ -131,7 +131,7 @@ func (h *History) merge() []Copy {
 	for i := range copies {
 		slices.SortStableFunc(copies[i].Steps, func(a, b Step) int { return cmp.Compare(a.Number, b.Number) })
 	}
-	slices.SortStableFunc(copies, func(a, b Copy) int { return cmp.Compare(h.begin(a), h.begin(b)) })
+	slices.SortStableFunc(copies, func(a, b Copy) int { return h.begin(a).Compare(h.begin(b)) })
 	return copies
 }
 
@@ -140,7 +140,7 @@ func nearest(copies []Copy, some []int, step Step) int {
 	best, distance := -1, time.Duration(0)
 	for _, i := range some {
 		steps := copies[i].Steps
-		away := max(steps[0].Boot-step.Boot, step.Boot-steps[len(steps)-1].Boot, 0)
+		away := max(steps[0].At.Sub(step.At), step.At.Sub(steps[len(steps)-1].At), 0)
 		if best < 0 || away < distance {
 			best, distance = i, away
 		}
@@ -151,12 +151,12 @@ func nearest(copies []Copy, some []int, step Step) int {
 // begin is when a copy made the first step that is surely its own. The first one that
 // a restored copy shows may have been made, but not yet told, when the checkpoint was
 // taken; its time is then that of the old copy.
-func (h *History) begin(c Copy) time.Duration {
+func (h *History) begin(c Copy) time.Time {
 	first := c.Steps[0]
 	if len(c.Steps) > 1 && slices.ContainsFunc(h.Moves, func(m Move) bool {
-		return c.Pod != "" && m.Successor == c.Pod && m.Restored && !first.Wall.After(m.TakenAt)
+		return c.Pod != "" && m.Successor == c.Pod && m.Restored && !first.At.After(m.TakenAt)
 	}) {
-		return c.Steps[1].Boot
+		return c.Steps[1].At
 	}
-	return first.Boot
+	return first.At
 }

@@ -1,7 +1,6 @@
 package witness
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -29,8 +28,8 @@ const (
 // Violation is a rule that a history breaks.
 type Violation struct {
 	Rule Rule
-	// At is when, in time since the host's boot.
-	At time.Duration
+	// At is when.
+	At time.Time
 	// Message says what was found.
 	Message string
 }
@@ -38,10 +37,10 @@ type Violation struct {
 func (v Violation) String() string { return fmt.Sprintf("%s: %s", v.Rule, v.Message) }
 
 // Gap is an interval in which no copy made a step.
-type Gap struct{ From, To time.Duration }
+type Gap struct{ From, To time.Time }
 
 // Length is how long the gap is.
-func (g Gap) Length() time.Duration { return g.To - g.From }
+func (g Gap) Length() time.Duration { return g.To.Sub(g.From) }
 
 // Verdict is what a history comes to.
 type Verdict struct {
@@ -84,7 +83,7 @@ func Judge(h History) Verdict {
 	j.unseenSuccessors()
 	j.standstill()
 	j.lost()
-	slices.SortStableFunc(j.verdict.Violations, func(a, b Violation) int { return cmp.Compare(a.At, b.At) })
+	slices.SortStableFunc(j.verdict.Violations, func(a, b Violation) int { return a.At.Compare(b.At) })
 	return j.verdict
 }
 
@@ -99,7 +98,7 @@ type judge struct {
 	verdict Verdict
 }
 
-func (j *judge) violated(rule Rule, at time.Duration, format string, args ...any) {
+func (j *judge) violated(rule Rule, at time.Time, format string, args ...any) {
 	j.verdict.Violations = append(j.verdict.Violations, Violation{rule, at, fmt.Sprintf(format, args...)})
 }
 
@@ -111,7 +110,7 @@ func (j *judge) chain(i int) {
 		// Where numbers are missing, lines of the log are: nothing is known of those.
 		if step.Number == before.Number && step.Hash != before.Hash ||
 			step.Number == before.Number+1 && step.Previous != before.Hash {
-			j.violated(Unbroken, step.Boot, "%s made step %d twice, or changed its past", c.Name, step.Number)
+			j.violated(Unbroken, step.At, "%s made step %d twice, or changed its past", c.Name, step.Number)
 		}
 	}
 }
@@ -121,16 +120,16 @@ func (j *judge) overlap(i int) {
 	c := j.copies[i]
 	begin := j.history.begin(c)
 	for _, earlier := range j.copies[:i] {
-		n := slices.IndexFunc(earlier.Steps, func(s Step) bool { return s.Boot >= begin })
+		n := slices.IndexFunc(earlier.Steps, func(s Step) bool { return !s.At.Before(begin) })
 		if n < 0 {
 			continue
 		}
 		// It may have stood still when the other one began.
 		first, last := earlier.Steps[n], earlier.Steps[len(earlier.Steps)-1]
-		both := last.Boot - first.Boot + StepEvery
+		both := last.At.Sub(first.At) + StepEvery
 		j.verdict.Overlap = max(j.verdict.Overlap, both)
-		j.violated(OneCopy, first.Boot, "%s ran for %s, from %s after %s had made its first step, and made the steps %d to %d",
-			earlier.Name, both, first.Boot-begin, c.Name, first.Number, last.Number)
+		j.violated(OneCopy, first.At, "%s ran for %s, from %s after %s had made its first step, and made the steps %d to %d",
+			earlier.Name, both, first.At.Sub(begin), c.Name, first.Number, last.Number)
 	}
 }
 
@@ -146,19 +145,19 @@ func (j *judge) origin(i int) {
 		return
 	}
 	if !continued && first.Number != 1 {
-		j.violated(Continued, first.Boot, "%s goes on with step %d from one that nobody is known to have made", c.Name, first.Number)
+		j.violated(Continued, first.At, "%s goes on with step %d from one that nobody is known to have made", c.Name, first.Number)
 		return
 	}
 	move, reported := j.move(c)
 	switch {
 	case !reported && continued:
-		j.violated(Honest, first.Boot, "%s was restored at step %d, and no Migration says so", c.Name, first.Number)
+		j.violated(Honest, first.At, "%s was restored at step %d, and no Migration says so", c.Name, first.Number)
 	case !reported:
-		j.violated(Honest, first.Boot, "%s started anew, and no Migration says so", c.Name)
+		j.violated(Honest, first.At, "%s started anew, and no Migration says so", c.Name)
 	case move.Restored && !continued:
-		j.violated(Honest, first.Boot, "Migration %s says that the pod was restored, and %s started anew", move.Migration, c.Name)
+		j.violated(Honest, first.At, "Migration %s says that the pod was restored, and %s started anew", move.Migration, c.Name)
 	case !move.Restored && continued:
-		j.violated(Honest, first.Boot, "Migration %s says that the pod started anew, and %s goes on with step %d", move.Migration, c.Name, first.Number)
+		j.violated(Honest, first.At, "Migration %s says that the pod started anew, and %s goes on with step %d", move.Migration, c.Name, first.Number)
 	case continued:
 		j.tail(i, parent, move)
 	}
@@ -200,9 +199,9 @@ func (j *judge) move(c Copy) (Move, bool) {
 func (j *judge) tail(i int, parent place, m Move) {
 	c, from := j.copies[i], j.copies[parent.copyOf].Steps[parent.step]
 	for _, s := range j.copies[parent.copyOf].Steps[parent.step+1:] {
-		if s.Number >= c.Steps[0].Number && s.Hash != c.Steps[0].Hash && s.Wall.Before(m.TakenAt) {
-			j.violated(Kept, s.Boot, "%s lacks step %d, made %s before the checkpoint that Migration %s says it came from",
-				c.Name, s.Number, m.TakenAt.Sub(s.Wall), m.Migration)
+		if s.Number >= c.Steps[0].Number && s.Hash != c.Steps[0].Hash && s.At.Before(m.TakenAt) {
+			j.violated(Kept, s.At, "%s lacks step %d, made %s before the checkpoint that Migration %s says it came from",
+				c.Name, s.Number, m.TakenAt.Sub(s.At), m.Migration)
 			break
 		}
 	}
@@ -212,19 +211,19 @@ func (j *judge) tail(i int, parent place, m Move) {
 			if lost.Pod != m.Pod {
 				continue
 			}
-			if !s.Wall.After(m.LostAt) && s.Boot > last.Boot {
+			if !s.At.After(m.LostAt) && s.At.After(last.At) {
 				last = s
 			}
-			if j.seen[s.Hash] && s.Boot > lastSeen.Boot {
+			if j.seen[s.Hash] && s.At.After(lastSeen.At) {
 				lastSeen = s
 			}
 		}
 	}
-	if tail := last.Boot - from.Boot; tail > m.RPO+2*StepEvery {
-		j.violated(WithinRPO, last.Boot, "%s goes on from step %d, %s before the loss, and Migration %s reports an RPO of %s",
+	if tail := last.At.Sub(from.At); tail > m.RPO+2*StepEvery {
+		j.violated(WithinRPO, last.At, "%s goes on from step %d, %s before the loss, and Migration %s reports an RPO of %s",
 			c.Name, from.Number, tail, m.Migration, m.RPO)
 	}
-	if late := lastSeen.Wall.Sub(m.LostAt); late > j.verdict.Late {
+	if late := lastSeen.At.Sub(m.LostAt); late > j.verdict.Late {
 		j.verdict.Late = late
 	}
 }
@@ -240,15 +239,15 @@ func (j *judge) unseenSuccessors() {
 
 // standstill finds the longest time without a step.
 func (j *judge) standstill() {
-	times := []time.Duration{j.history.From, j.history.To}
+	times := []time.Time{j.history.From, j.history.To}
 	for _, c := range j.copies {
 		for _, s := range c.Steps {
-			if s.Boot > j.history.From && s.Boot < j.history.To {
-				times = append(times, s.Boot)
+			if s.At.After(j.history.From) && s.At.Before(j.history.To) {
+				times = append(times, s.At)
 			}
 		}
 	}
-	slices.Sort(times)
+	slices.SortFunc(times, time.Time.Compare)
 	for n := 1; n < len(times); n++ {
 		if g := (Gap{times[n-1], times[n]}); g.Length() > j.verdict.Standstill.Length() {
 			j.verdict.Standstill = g

@@ -9,7 +9,7 @@ import (
 
 const workload = "test/ledger"
 
-// epoch is the time of day at the host's boot.
+// epoch is when the histories begin.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func at(d time.Duration) time.Time { return epoch.Add(d) }
@@ -20,7 +20,7 @@ func run(name, pod string, after Step, from, to time.Duration) Copy {
 	for t := from; t < to; t += StepEvery {
 		// The time makes the nonces of two copies differ.
 		after = Next(workload, after.Number, after.Hash, uint64(t))
-		after.Wall, after.Boot = at(t), t
+		after.At = at(t)
 		c.Steps = append(c.Steps, after)
 	}
 	return c
@@ -32,7 +32,7 @@ func born(nonce uint64) Step { return Step{Hash: Birth(workload, nonce)} }
 func before(c Copy, moment time.Duration) Step {
 	var last Step
 	for _, s := range c.Steps {
-		if s.Boot < moment {
+		if s.At.Before(at(moment)) {
 			last = s
 		}
 	}
@@ -42,8 +42,8 @@ func before(c Copy, moment time.Duration) Step {
 func seenFrom(address string, c Copy, until time.Duration) []Seen {
 	var all []Seen
 	for _, s := range c.Steps {
-		if s.Boot < until {
-			all = append(all, Seen{From: address, At: s.Wall, Step: s})
+		if s.At.Before(at(until)) {
+			all = append(all, Seen{From: address, At: s.At, Step: s})
 		}
 	}
 	return all
@@ -64,7 +64,7 @@ func lossAndRestore() (History, Copy, Copy) {
 			Migration: "m1", Pod: "uid-1", Successor: "uid-2", Restored: true,
 			TakenAt: at(8 * s), LostAt: at(9900 * time.Millisecond), RPO: 1900 * time.Millisecond,
 		}},
-		From: 0, To: 20 * s,
+		From: at(0), To: at(20 * s),
 	}, old, restored
 }
 
@@ -80,7 +80,7 @@ func TestLossThatKeepsTheRules(t *testing.T) {
 	if want := 100; v.Lost != want || v.LostSeen != want {
 		t.Errorf("lost %d, of them seen %d, want %d", v.Lost, v.LostSeen, want)
 	}
-	if g := v.Standstill; g.From != 9980*time.Millisecond || g.To != 13*s {
+	if g := v.Standstill; !g.From.Equal(at(9980*time.Millisecond)) || !g.To.Equal(at(13*s)) {
 		t.Errorf("standstill %+v", g)
 	}
 	if v.Late != 80*time.Millisecond {
@@ -173,7 +173,7 @@ func TestViolations(t *testing.T) {
 
 // allBefore are the steps that a copy made before a moment.
 func allBefore(c Copy, moment time.Duration) []Step {
-	return c.Steps[:slices.IndexFunc(c.Steps, func(s Step) bool { return s.Boot >= moment })]
+	return c.Steps[:slices.IndexFunc(c.Steps, func(s Step) bool { return !s.At.Before(at(moment)) })]
 }
 
 // A copy that was cut off and stopped in time is known by its log alone.
@@ -242,6 +242,6 @@ func TestParseLog(t *testing.T) {
 
 // local has the step's time in the zone in which logs are read.
 func (s Step) local() Step {
-	s.Wall = s.Wall.Local()
+	s.At = s.At.Local()
 	return s
 }

@@ -31,10 +31,10 @@ type Step struct {
 	Previous, Hash Hash
 	// Nonce makes steps of two copies differ.
 	Nonce uint64
-	// Wall and Boot are when the step was made, in time of day and in time since the
-	// host's boot. The nodes of a local cluster share both clocks.
-	Wall time.Time
-	Boot time.Duration
+	// At is when the step was made, by the host's time of day, which all nodes of a local
+	// cluster share. The clocks that count from boot would not do: CRIU has them go on,
+	// in a restored copy, from where they were in the old one.
+	At time.Time
 }
 
 // Birth is the hash before the first step of a stepper that was born with the nonce.
@@ -60,20 +60,20 @@ func link(previous Hash, number int64, nonce uint64) Hash {
 
 // String is the step as a line of a log, without its end.
 func (s Step) String() string {
-	return fmt.Sprintf("step %s %d %s %s %016x %d %d",
-		s.Workload, s.Number, s.Previous, s.Hash, s.Nonce, s.Wall.UnixNano(), s.Boot.Nanoseconds())
+	return fmt.Sprintf("step %s %d %s %s %016x %d",
+		s.Workload, s.Number, s.Previous, s.Hash, s.Nonce, s.At.UnixNano())
 }
 
 // ParseStep reads a line that String wrote.
 func ParseStep(line string) (Step, error) {
 	var s Step
-	var wall, boot int64
-	fields, err := fmt.Sscanf(strings.TrimSpace(line), "step %s %d %s %s %x %d %d",
-		&s.Workload, &s.Number, &s.Previous, &s.Hash, &s.Nonce, &wall, &boot)
+	var at int64
+	fields, err := fmt.Sscanf(strings.TrimSpace(line), "step %s %d %s %s %x %d",
+		&s.Workload, &s.Number, &s.Previous, &s.Hash, &s.Nonce, &at)
 	if err != nil {
 		return Step{}, fmt.Errorf("read step %q: field %d: %w", line, fields+1, err)
 	}
-	s.Wall, s.Boot = time.Unix(0, wall), time.Duration(boot)
+	s.At = time.Unix(0, at)
 	if !s.Sound() {
 		return Step{}, fmt.Errorf("read step %q: its hash is wrong", line)
 	}
