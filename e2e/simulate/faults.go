@@ -1,0 +1,377 @@
+package main
+
+import "github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+
+// faultKind is what a fault does.
+type faultKind uint8
+
+const (
+	powerLoss      faultKind = iota // a node loses power; at the end it boots, if there is an end
+	cutNode                         // a node is cut off from everything
+	cutAPI                          // a node is cut off from the API server
+	cutAPIOneWay                    // one direction of that
+	cutWatchers                     // a node is cut off from the watchers, and from the members that might help
+	cutPeers                        // a node is cut off from the other nodes
+	cutWatcherAPI                   // a watcher is cut off from the API server
+	cutGroup                        // some of the nodes are cut off from the rest
+	flap                            // a node's link comes and goes
+	lagging                         // a host's messages are late
+	lossy                           // a host's messages are lost now and then
+	apiRefuses                      // the API server is down
+	apiSilent                       // the API server is a black hole
+	apiSlow                         // the API server answers and commits late
+	fencerStall                     // a node's fencer stands still for a while within the terms
+	fencerHang                      // … beyond the terms
+	nodeStall                       // a whole node stands still within the terms
+	nodeHang                        // … beyond the terms
+	watcherStall                    // a watcher stands still
+	fencerRestart                   // a node's fencer ends, and is started anew
+	watcherRestart                  // a watcher ends, and is started anew
+	falseSuspicion                  // a watcher's membership suspects a living node
+	hideMembers                     // a node's agent does not see some members
+	wallJump                        // a node's wall clock jumps
+	watchLag                        // what a watcher's watch brings is late
+	statusWrites                    // a node's checkpointer writes the status of its Fence
+	outOfService                    // an operator taints a node that is powered off, and takes the taint off late
+	bothLead                        // both watchers believe that they lead
+	faultKinds
+)
+
+var faultNames = [faultKinds]string{"power losses", "nodes cut off", "nodes cut off from the API", "one-way cuts from the API",
+	"nodes cut off from the watchers", "nodes cut off from their peers", "watchers cut off from the API", "partitions", "flapping links",
+	"late messages", "lost messages", "API outages: refused", "API outages: silent", "slow API", "fencer stalls within the terms",
+	"fencer stalls beyond the terms", "node stalls within the terms", "node stalls beyond the terms", "watcher stalls", "fencer restarts",
+	"watcher restarts", "false suspicions", "hidden members", "wall-clock jumps", "late watches", "status writes", "out-of-service taints",
+	"two leaders"}
+
+// trigger is a moment of the protocol at which a fault may begin: what breaks a
+// protocol seldom happens at a random time.
+type trigger uint8
+
+const (
+	atTime     trigger = iota
+	onRead             // a node's read is at the API server
+	onLost             // a record becomes Lost
+	onFenced           // a record becomes Fenced
+	onRefuted          // a record goes from Lost to Running
+	onReturned         // a record goes from Fenced to Running
+	onPromise          // a peer answers about a node
+	onPoll             // a node asks its peers
+)
+
+// fault is one thing that goes wrong. Its fields mean what its kind says.
+type fault struct {
+	kind  faultKind
+	on    trigger
+	delay int64 // after the trigger
+	from  int64 // for atTime; else the trigger counts after this
+	d     int64 // how long it lasts, 0 for ever
+	node  int
+	side  uint16 // a set of nodes
+	way   int
+	size  int64
+	// begun is whether it has begun, counted whether that was counted, ended whether it is over.
+	begun, counted, ended bool
+}
+
+// plan is what goes wrong in one history.
+type plan struct {
+	flavour              flavour
+	faults               []fault
+	hidden               [maxNodes]uint16
+	armed                bool // whether any fault waits for a trigger
+	pausedFrom, pausedTo int64
+	perDomain            bool
+	// beyondDrift is by how much of a million clocks run further apart than the terms allow.
+	beyondDrift int64
+}
+
+// trigger begins the faults that wait for a moment of the protocol.
+func (w *world) trigger(on trigger, node int) {
+	if !w.plan.armed || w.now >= w.calmAt {
+		return
+	}
+	for k := range w.plan.faults {
+		f := &w.plan.faults[k]
+		if f.on == on && !f.begun && w.now >= f.from && (f.node == node || f.way&4 != 0) {
+			f.begun = true
+			w.after(f.delay, faultBegins, 0, 0, int32(k), 0)
+		}
+	}
+}
+
+func (w *world) handleFault(e *event) {
+	switch e.kind {
+	case calmBegins:
+		w.calm()
+		return
+	case faultBegins:
+		f := &w.plan.faults[e.ref]
+		if w.now >= w.calmAt {
+			return
+		}
+		if !f.counted {
+			f.counted = true
+			w.stats.Faults[f.kind]++
+		}
+		f.begun = true
+		if w.trace != nil {
+			w.tell("FAULT: %s, %s, side %b, for %.3fs", faultNames[f.kind], names[f.node], f.side, float64(f.d)/1e9)
+		}
+		w.begin(f, e.ref)
+		if f.d > 0 && f.kind != flap && f.kind != statusWrites {
+			w.after(min(f.d, w.calmAt-w.now), faultEnds, 0, 0, e.ref, 0)
+		}
+	case faultEnds:
+		f := &w.plan.faults[e.ref]
+		if !f.ended {
+			f.ended = true
+			if w.trace != nil {
+				w.tell("FAULT OVER: %s, %s", faultNames[f.kind], names[f.node])
+			}
+			w.finish(f, e.ref)
+		}
+	}
+}
+
+// begin begins a fault.
+func (w *world) begin(f *fault, ref int32) {
+	n := &w.nodes[f.node]
+	x := &w.watchers[f.way&1]
+	switch f.kind {
+	case powerLoss, outOfService:
+		if n.up {
+			w.powerOff(n)
+			if f.kind == outOfService {
+				w.taint(f.node, true)
+			}
+		}
+	case apiRefuses, apiSilent, apiSlow:
+		w.api.mode = [...]mode{refusing, silent, slow}[f.kind-apiRefuses]
+		if f.kind != apiSlow {
+			for k := range w.watchers {
+				w.breakWatch(&w.watchers[k])
+			}
+			for k := range w.nodes {
+				w.breakKubelet(&w.nodes[k])
+			}
+		}
+	case lagging:
+		w.net.lag[f.host()] += f.size
+	case lossy:
+		w.net.loss[f.host()] += int(f.size)
+	case fencerStall, fencerHang:
+		w.stall(n, f.d, false)
+	case nodeStall, nodeHang:
+		w.stall(n, f.d, true)
+	case watcherStall:
+		x.stalled = max(x.stalled, w.now+f.d)
+	case fencerRestart:
+		w.restartFencer(n, f.d)
+	case watcherRestart:
+		if x.up {
+			w.stopWatcher(x.index)
+			w.after(f.d, watcherStart, x.index, 0, 0, x.process)
+		}
+	case falseSuspicion:
+		x.lies[f.node] = w.now + f.d
+	case hideMembers:
+		w.plan.hidden[f.node] |= f.side
+		if n.up && n.fencerUp {
+			w.seeMembers(n)
+		}
+	case wallJump:
+		n.skew += f.size
+	case watchLag:
+		x.watchLag = f.size
+	case statusWrites:
+		w.bump(f.node)
+		if f.d -= f.size; f.d > 0 {
+			w.after(f.size, faultBegins, 0, 0, ref, 0)
+		}
+	case bothLead:
+		for k := range w.watchers {
+			w.watchers[k].leadsUntil = max(w.watchers[k].leadsUntil, w.now+f.d)
+		}
+	default:
+		w.link(f, 1)
+		if f.kind == flap {
+			w.after(f.size, faultEnds, 0, 0, ref, 0)
+		}
+	}
+}
+
+// finish ends a fault.
+func (w *world) finish(f *fault, ref int32) {
+	n := &w.nodes[f.node]
+	switch f.kind {
+	case powerLoss:
+		w.powerOn(n)
+	case outOfService:
+		w.powerOn(n)
+		if f.way&2 != 0 && w.now < w.calmAt {
+			// The operator sees that the node is back, and takes the taint off then.
+			f.way, f.ended = f.way&^2, false
+			w.after(w.random.between(second/10, 5*second), faultEnds, 0, 0, ref, 0)
+			return
+		}
+		w.taint(f.node, false)
+	case apiRefuses, apiSilent, apiSlow:
+		w.api.mode = answering
+	case lagging:
+		w.net.lag[f.host()] -= f.size
+	case lossy:
+		w.net.loss[f.host()] -= int(f.size)
+	case watchLag:
+		w.watchers[f.way&1].watchLag = 0
+	case hideMembers:
+		w.plan.hidden[f.node] = 0
+	case flap:
+		w.link(f, -1)
+		if f.way--; f.way > 0 && w.now < w.calmAt {
+			f.ended = false
+			w.after(w.random.between(second/10, 3*second/2), faultBegins, 0, 0, ref, 0)
+		}
+	case cutNode, cutAPI, cutAPIOneWay, cutWatchers, cutPeers, cutWatcherAPI, cutGroup:
+		w.link(f, -1)
+	}
+}
+
+// host is the host of a fault that can concern any.
+func (f *fault) host() int {
+	if f.way&8 != 0 {
+		return int(f.side) % maxHosts
+	}
+	return f.node
+}
+
+// link cuts links or joins them again.
+func (w *world) link(f *fault, by int) {
+	api := w.api.host
+	hosts := api + 3
+	both := func(a, b int) {
+		if a != b {
+			w.net.cut(a, b, by)
+			w.net.cut(b, a, by)
+		}
+	}
+	switch f.kind {
+	case cutNode, flap:
+		for h := range hosts {
+			both(f.node, h)
+		}
+	case cutAPI:
+		both(f.node, api)
+	case cutAPIOneWay:
+		if f.way&1 == 0 {
+			w.net.cut(f.node, api, by)
+		} else {
+			w.net.cut(api, f.node, by)
+		}
+	case cutWatchers:
+		for k := range w.watchers {
+			if w.watchers[k].host != f.node {
+				both(f.node, w.watchers[k].host)
+			}
+		}
+		for h := range w.nodes {
+			if f.side&(1<<h) != 0 && h != w.watchers[0].host && h != w.watchers[1].host {
+				both(f.node, h)
+			}
+		}
+	case cutPeers:
+		for h := range w.nodes {
+			both(f.node, h)
+		}
+	case cutWatcherAPI:
+		both(w.watchers[f.way&1].host, api)
+	case cutGroup:
+		for a := range w.nodes {
+			for b := range hosts {
+				inside := b < len(w.nodes) && f.side&(1<<b) != 0
+				if f.side&(1<<a) != 0 && !inside && (b != api || f.way&2 == 0) {
+					both(a, b)
+				}
+			}
+		}
+	}
+}
+
+func (w *world) taint(i int, on bool) {
+	o := &w.api.objects[i]
+	o.tainted = on
+	w.bring(i, heard{what: heardNode, object: *o})
+}
+
+// stall makes a node, or its fencer alone, stand still.
+func (w *world) stall(n *node, d int64, whole bool) {
+	if !n.up {
+		return
+	}
+	to := w.now + d
+	if w.now-n.stallTo > 5*second {
+		n.stallSum = 0
+	}
+	n.stallSum += d
+	n.stallFrom, n.stallTo = w.now, max(n.stallTo, to)
+	if n.stallSum > int64(w.terms.Slack) {
+		n.excusedTo = max(n.excusedTo, n.stallTo+int64(w.terms.Look+w.terms.Stop)+millisecond)
+	}
+	if whole {
+		n.stalled = max(n.stalled, to)
+		if n.freezing {
+			n.freezing = false // what was under way is done anew afterwards
+			n.freezeGen++
+		}
+	} else {
+		n.fencerStalled = max(n.fencerStalled, to)
+	}
+	w.after(d, stallEnds, n.index, 0, 0, 0)
+	w.check()
+}
+
+// restartFencer ends a node's fencer; the next one starts after d.
+func (w *world) restartFencer(n *node, d int64) {
+	if !n.up || !n.fencerUp {
+		return
+	}
+	w.stall(n, d, false)
+	n.fencerStalled = 0
+	n.fencerUp = false
+	n.process++
+	n.passGen++
+	n.passAt = 0
+	n.restartedAt = w.now
+	w.after(d, fencerStart, n.index, 0, 0, n.process)
+}
+
+// calm ends all faults but the loss of nodes that stay lost.
+func (w *world) calm() {
+	w.tell("CALM")
+	for k := range w.plan.faults {
+		f := &w.plan.faults[k]
+		if f.begun && !f.ended && f.d > 0 {
+			f.ended = true
+			w.finish(f, int32(k))
+		}
+	}
+	w.net = network{}
+	w.api.mode = answering
+	for k := range w.watchers {
+		w.watchers[k].lies, w.watchers[k].watchLag = [maxNodes]int64{}, 0
+	}
+	w.plan.hidden = [maxNodes]uint16{}
+}
+
+// stateTrigger is the moment at which a record changes its state.
+func stateTrigger(state, before v1alpha1.FenceState) trigger {
+	switch {
+	case state == v1alpha1.FenceLost:
+		return onLost
+	case state == v1alpha1.FenceFenced:
+		return onFenced
+	case before == v1alpha1.FenceFenced:
+		return onReturned
+	}
+	return onRefuted
+}

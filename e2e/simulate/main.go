@@ -1,0 +1,56 @@
+// Command simulate plays random histories of a cluster against the code that
+// decides who may run: the watcher's facts and decisions, and the nodes' permits
+// and promises. It looks for a moment at which a pod runs twice, or for a pod that
+// nobody brings back. A history is made from a seed and its number alone, so that
+// each failure can be played again.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/api/permission"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "simulate:", err)
+		os.Exit(1)
+	}
+}
+
+func run(arguments []string, out io.Writer) error {
+	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
+	histories := flags.Uint64("histories", 10_000, "how many histories to play")
+	seed := flags.Uint64("seed", 1, "the seed that they are made from")
+	history := flags.Int64("history", -1, "play this one alone")
+	verbose := flags.Bool("v", false, "with -history: tell what happens in it")
+	workers := flags.Int("workers", runtime.NumCPU(), "how many are played at a time")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	o := options{seed: *seed, terms: permission.Default}
+	if *history >= 0 {
+		told := out
+		if !*verbose {
+			told = nil
+		}
+		if failure := retell(o, uint64(*history), told); failure != "" {
+			return fmt.Errorf("seed %d, history %d: %s", *seed, *history, failure)
+		}
+		fmt.Fprintf(out, "seed %d, history %d: nothing is wrong\n", *seed, *history)
+		return nil
+	}
+	began := time.Now()
+	total, found := campaign(o, *histories, *workers)
+	total.print(out)
+	fmt.Fprintf(out, "played in            %s on %d cores\n", time.Since(began).Round(time.Millisecond), *workers)
+	if found != nil {
+		return fmt.Errorf("seed %d, %s\ntell it with: go run ./e2e/simulate -seed %d -history %d -v", *seed, found, *seed, found.history)
+	}
+	return nil
+}
