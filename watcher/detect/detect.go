@@ -1,6 +1,8 @@
 // Package detect turns what different sources say of a node into one typed
-// fact: alive, suspected, unreachable or gone. It is pure: observations and a
-// time go in, facts come out.
+// fact: alive, suspected, unreachable or gone, and whether something said that it
+// may go soon. It is pure: observations and a time go in, facts come out.
+//
+// docs/reference/signals.md lists the sources.
 package detect
 
 import (
@@ -27,39 +29,6 @@ const (
 // Lost says whether a node in this state may be declared lost.
 func (s State) Lost() bool { return s == Suspected || s == Unreachable }
 
-const (
-	// leasePeriod is how often a kubelet renews its Lease: a quarter of its
-	// default duration of 40 s, plus the jitter and a slow API server.
-	leasePeriod = 12 * time.Second
-	// leaseSilence is how long no renewal is seen before that alone says that a
-	// node is unreachable. It only counts where membership knows nothing.
-	leaseSilence = 25 * time.Second
-	// leaseSlack is how much later than the checkpointer's last sign of life a
-	// renewal must be to prove that the node outlived it: it covers the time
-	// between two pings, the delay of a watch, and clocks that differ a little.
-	leaseSlack = time.Second
-)
-
-// Sighting is everything that is known of one node.
-type Sighting struct {
-	// Node is its name.
-	Node string
-	// Member is its checkpointer in the membership, the zero Member when it was
-	// never seen there.
-	Member membership.Member
-	// NodeExists is whether there is a Node object, and Ready its condition.
-	NodeExists bool
-	Ready      corev1.ConditionStatus
-	// BootID is the boot that its kubelet last reported.
-	BootID string
-	// LeaseRenewed is the renew time of its kubelet's Lease, by the node's clock.
-	LeaseRenewed time.Time
-	// LeaseSeen is when a renewal was last watched happening; zero before that.
-	LeaseSeen time.Time
-	// Watched is since when the node has been watched at all.
-	Watched time.Time
-}
-
 // Fact is what follows for a node.
 type Fact struct {
 	Node  string
@@ -75,11 +44,15 @@ type Fact struct {
 	// empty if it has none.
 	Domain string
 	// OutOfService is whether somebody other than Lifeboat tainted the node
-	// node.kubernetes.io/out-of-service: it is powered off.
+	// node.kubernetes.io/out-of-service, and it gave no sign of life since: it is
+	// powered off. A taint that the node has outlived was forgotten there, and says
+	// nothing.
 	OutOfService bool
-	// Signals are what said lately that the node may go soon, the weightiest first.
+	// Signals are what says at present that the node may go soon, the weightiest
+	// first. Their messages stay the same while what they tell does.
 	Signals []Signal
-	// Why is the reason of a Migration if the node is lost now.
+	// Why is the reason of a Migration if the node is lost now: that of the
+	// weightiest signal of the last ten minutes.
 	Why v1alpha1.MigrationReason
 }
 
@@ -91,19 +64,24 @@ type Signal struct {
 	Message string
 }
 
-// Fact judges a sighting.
-func (s Sighting) Fact(now time.Time) Fact {
-	f := Fact{Node: s.Node, LastAlive: s.lastAlive(), BootID: s.BootID, Why: v1alpha1.MigrationNodeLost}
-	switch s.Member.State {
+// fact judges a sighting.
+func (s *sighting) fact(now time.Time, member membership.Member, leases hearing) Fact {
+	f := Fact{Node: s.node, LastAlive: member.LastAlive, BootID: s.bootID, Domain: s.domain, Signals: s.present(now)}
+	f.Why = s.why(now, f.Signals)
+	if s.lease.alive.After(f.LastAlive) {
+		f.LastAlive = s.lease.alive
+	}
+	f.OutOfService = !s.outOfService.IsZero() && !f.LastAlive.After(s.outOfService)
+	switch member.State {
 	case membership.Alive:
 		f.State, f.Reason = Alive, "its checkpointer answers"
 	case membership.Suspect, membership.Dead:
-		silence := now.Sub(s.Member.LastAlive).Round(10 * time.Millisecond)
+		silence := now.Sub(member.LastAlive).Round(10 * time.Millisecond)
 		switch {
-		case s.kubeletOutlived(now):
+		case s.lease.outlived(member.LastAlive, now):
 			f.State = Alive
 			f.Reason = fmt.Sprintf("its checkpointer has been silent for %s, but its kubelet renews its Lease", silence)
-		case s.Member.State == membership.Suspect:
+		case member.State == membership.Suspect:
 			f.State = Suspected
 			f.Reason = fmt.Sprintf("its checkpointer has been silent for %s", silence)
 		default:
@@ -111,58 +89,30 @@ func (s Sighting) Fact(now time.Time) Fact {
 			f.Reason = fmt.Sprintf("its checkpointer has been silent for %s, and the other members agree", silence)
 		}
 	default:
-		s.withoutMember(now, &f)
+		f.State, f.Reason = s.withoutMember(leases)
 	}
 	return f
 }
 
 // withoutMember judges a node whose checkpointer left in order or was never
 // seen: only the kubelet speaks for it.
-func (s Sighting) withoutMember(now time.Time, f *Fact) {
-	silentSince := s.Watched
-	if s.LeaseSeen.After(silentSince) {
-		silentSince = s.LeaseSeen
-	}
-	silence := now.Sub(silentSince)
+func (s *sighting) withoutMember(leases hearing) (State, string) {
+	silence := leases.silence(later(s.watched, s.lease.seen))
 	switch {
-	case !s.NodeExists:
-		f.State, f.Reason = Gone, "its Node object was deleted"
-	case s.Ready == corev1.ConditionUnknown && (s.LeaseSeen.IsZero() || silence > leasePeriod):
-		f.State, f.Reason = Unreachable, "Kubernetes reports its status as unknown"
+	case !s.exists:
+		return Gone, "its Node object was deleted"
+	case s.ready == corev1.ConditionUnknown && s.lease.seen.Before(s.unknown):
+		return Unreachable, "Kubernetes reports its status as unknown"
 	case silence > leaseSilence:
-		f.State = Unreachable
-		f.Reason = fmt.Sprintf("its kubelet has not renewed its Lease for %s", silence.Round(time.Second))
+		return Unreachable, fmt.Sprintf("its kubelet has not renewed its Lease for %s", silence.Round(time.Second))
 	default:
-		f.State, f.Reason = Alive, "nothing speaks against it"
+		return Alive, "nothing speaks against it"
 	}
 }
 
-// lastAlive is the later of the checkpointer's and the kubelet's last sign.
-func (s Sighting) lastAlive() time.Time {
-	last := s.Member.LastAlive
-	if renewed := s.leaseAt(); renewed.After(last) {
-		last = renewed
+func later(x, y time.Time) time.Time {
+	if x.After(y) {
+		return x
 	}
-	return last
-}
-
-// leaseAt is when the kubelet's Lease was last renewed. The node's clock may be
-// wrong; what it says is not believed past the moment at which it was seen.
-func (s Sighting) leaseAt() time.Time {
-	seen := s.LeaseSeen
-	if seen.IsZero() {
-		seen = s.Watched
-	}
-	if s.LeaseRenewed.After(seen) {
-		return seen
-	}
-	return s.LeaseRenewed
-}
-
-// kubeletOutlived says whether the kubelet was seen alive after the checkpointer
-// fell silent, and still may be.
-func (s Sighting) kubeletOutlived(now time.Time) bool {
-	return !s.LeaseSeen.IsZero() &&
-		s.leaseAt().After(s.Member.LastAlive.Add(leaseSlack)) &&
-		now.Sub(s.LeaseSeen) <= leasePeriod
+	return y
 }

@@ -31,13 +31,13 @@ type nodes struct {
 	changed chan struct{}
 
 	mu        sync.Mutex
-	sightings map[string]*detect.Sighting
+	sightings *detect.Sightings
 	fences    map[string]decide.Fence
 }
 
 func newNodes(members Members) *nodes {
 	return &nodes{members: members, changed: make(chan struct{}, 1),
-		sightings: map[string]*detect.Sighting{}, fences: map[string]decide.Fence{}}
+		sightings: detect.NewSightings(), fences: map[string]decide.Fence{}}
 }
 
 // watch hears of Nodes, their Leases and Fences from now on.
@@ -73,45 +73,26 @@ func on[T client.Object](f func(object T, exists bool)) cache.ResourceEventHandl
 	}
 }
 
-// sighting returns the sighting of a node. n.mu is held.
-func (n *nodes) sighting(name string) *detect.Sighting {
-	s := n.sightings[name]
-	if s == nil {
-		s = &detect.Sighting{Node: name, Watched: time.Now()}
-		n.sightings[name] = s
-	}
-	return s
-}
-
 func (n *nodes) node(node *corev1.Node, exists bool) {
 	n.mu.Lock()
-	s := n.sighting(node.Name)
-	s.NodeExists, s.Ready, s.BootID = exists, "", node.Status.NodeInfo.BootID
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == corev1.NodeReady {
-			s.Ready = condition.Status
-		}
-	}
+	n.sightings.Node(time.Now(), node, exists)
 	n.mu.Unlock()
 	n.kick()
 }
 
+// lease takes in a kubelet's Lease. Others have other meanings.
 func (n *nodes) lease(lease *coordinationv1.Lease, exists bool) {
-	if !exists || lease.Spec.RenewTime == nil {
+	if lease.Namespace != corev1.NamespaceNodeLease || lease.Spec.RenewTime == nil {
 		return
 	}
-	renewed := lease.Spec.RenewTime.Time
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := n.sighting(lease.Name)
-	if !s.LeaseRenewed.IsZero() && !renewed.Equal(s.LeaseRenewed) {
-		s.LeaseSeen = time.Now()
-	}
-	s.LeaseRenewed = renewed
+	n.sightings.Lease(time.Now(), lease.Name, lease.Spec.RenewTime.Time, exists)
 }
 
 func (n *nodes) fence(fence *v1alpha1.Fence, exists bool) {
 	n.mu.Lock()
+	n.sightings.Fence(time.Now(), fence, exists)
 	if exists {
 		n.fences[fence.Name] = viewOf(fence)
 	} else {
@@ -122,7 +103,7 @@ func (n *nodes) fence(fence *v1alpha1.Fence, exists bool) {
 }
 
 func viewOf(fence *v1alpha1.Fence) decide.Fence {
-	return decide.Fence{State: fence.Spec.State, Generation: fence.Generation, BootID: fence.Spec.BootID}
+	return decide.Fence{State: fence.Spec.State, Generation: fence.Generation, BootID: fence.Spec.BootID, Peers: fence.Spec.Peers}
 }
 
 // known is what is known of each node that has a fence record.
@@ -137,9 +118,7 @@ func (n *nodes) known(now time.Time) []decide.Node {
 	defer n.mu.Unlock()
 	known := make([]decide.Node, 0, len(n.fences))
 	for name, fence := range n.fences {
-		s := *n.sighting(name)
-		s.Member = members[name]
-		known = append(known, decide.Node{Fact: s.Fact(now), Fence: fence})
+		known = append(known, decide.Node{Fact: n.sightings.Fact(now, name, members[name]), Fence: fence})
 	}
 	return known
 }
