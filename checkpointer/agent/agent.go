@@ -155,6 +155,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		return err
 	}
 
+	told := ctx // ends when the checkpointer is told to end, and not when a part of it fails
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ended(ctx, "API cache", a.cache.Start(ctx)) })
 	if !a.cache.WaitForCacheSync(ctx) {
@@ -171,6 +172,14 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	group.Go(func() error { return a.serveMetrics(ctx) })
 	group.Go(func() error { return a.joinMembers(ctx, authority) })
 	group.Go(func() error { return a.publishFacts(ctx) })
+	group.Go(func() error { return a.publishLoad(ctx) })
+	group.Go(func() error {
+		<-ctx.Done()
+		if told.Err() != nil {
+			a.reportShutdown()
+		}
+		return nil
+	})
 	group.Go(func() error { return a.runSchedule(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
 	group.Go(func() error { return a.runScrub(ctx) })
