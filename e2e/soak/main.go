@@ -51,6 +51,7 @@ type options struct {
 	every       time.Duration
 	standstill  time.Duration
 	burstMemory int64
+	level       int
 	write       string
 }
 
@@ -63,6 +64,7 @@ func main() {
 	flag.DurationVar(&o.every, "every", 30*time.Second, "time between two summaries")
 	flag.DurationVar(&o.standstill, "standstill", 3*time.Second, "how long a protected pod may stand still")
 	flag.Int64Var(&o.burstMemory, "burst-memory", 2<<30, "bytes of memory that each burst takes on one node")
+	flag.IntVar(&o.level, "level", 1, "how many times the load: 1 is a spinner per processor on the nodes, and as many beside them")
 	flag.StringVar(&o.cluster.Name, "name", "soak", "the cluster's name")
 	flag.StringVar(&o.write, "write", "", `document to write the outcome to, between its marks "soak"`)
 	flag.Parse()
@@ -76,6 +78,9 @@ func main() {
 }
 
 func run(ctx context.Context, o options) (err error) {
+	if o.level < 1 || o.length <= 0 || o.every <= 0 {
+		return fmt.Errorf("--level %d --for %s --every %s: use at least 1, and times above 0", o.level, o.length, o.every)
+	}
 	c, api, err := deploy.Start(ctx, o.cluster)
 	if err != nil {
 		return err
@@ -121,7 +126,7 @@ func open(ctx context.Context, c *cluster.Cluster, api client.Client, folder str
 	if err != nil {
 		return nil, err
 	}
-	s := &soaking{stress: &stress{cluster: c, nodes: nodes, dir: folder, burstMemory: o.burstMemory}}
+	s := &soaking{stress: &stress{cluster: c, nodes: nodes, dir: folder, burstMemory: o.burstMemory, level: o.level}}
 	binary, archive, err := buildLoad(ctx, module, folder)
 	if err != nil {
 		return nil, err
@@ -187,7 +192,7 @@ func (s *soaking) openPods(ctx context.Context, c *cluster.Cluster, api client.C
 	if o.shopper, err = observe.ReadyPod(ctx, api, namespace, workload.ShopperLabels); err != nil {
 		return err
 	}
-	for _, object := range memoryPods(s.stress.nodes) {
+	for _, object := range s.stress.memoryPods() {
 		if err := api.Create(ctx, object); err != nil {
 			return fmt.Errorf("create %T %s: %w", object, object.GetName(), err)
 		}

@@ -254,21 +254,25 @@ func (o *observer) reportDeclaration(ctx context.Context, node string, at time.T
 			if err != nil {
 				text = []byte(err.Error())
 			}
-			for line := range strings.Lines(string(text)) {
-				if interesting(line) {
-					o.say(fmt.Sprintf("  %s/%s on %s: %s", pod.Name, container.Name, pod.Spec.NodeName, strings.TrimSpace(line)))
-				}
+			for _, line := range interesting(string(text)) {
+				o.say(fmt.Sprintf("  %s/%s on %s: %s", pod.Name, container.Name, pod.Spec.NodeName, line))
 			}
 		}
 	}
 }
 
-// interesting says whether a log line is about permissions, not about checkpoints.
-func interesting(line string) bool {
-	for _, word := range []string{"lost", "fence", "frozen", "thawed", "permission", "declar", "member", "suspect", "silent", "WARN", "ERROR"} {
-		if strings.Contains(line, word) {
-			return true
+// tellOf is how many lines of a log are told of each declaration.
+const tellOf = 25
+
+// interesting returns the last lines of a log that are about permissions.
+func interesting(log string) (lines []string) {
+	for line := range strings.Lines(log) {
+		for _, word := range []string{"lost", "fence", "frozen", "thawed", "permission", "declar", "member", "silent", "WARN", "ERROR"} {
+			if strings.Contains(line, word) && !strings.Contains(line, "Starting") {
+				lines = append(lines, strings.TrimSpace(line))
+				break
+			}
 		}
 	}
-	return false
+	return lines[max(0, len(lines)-tellOf):]
 }

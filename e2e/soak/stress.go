@@ -50,6 +50,8 @@ type stress struct {
 	binary, dir string
 	// burstMemory is how much memory a burst takes in bytes.
 	burstMemory int64
+	// level multiplies the processors' and the disk's load.
+	level int
 
 	running sync.WaitGroup
 	mu      sync.Mutex
@@ -95,19 +97,13 @@ func (s *stress) installOn(ctx context.Context, node string) (err error) {
 
 // run keeps everything busy until ctx ends, and then waits until nothing of it is left.
 func (s *stress) run(ctx context.Context) error {
-	cores := strconv.Itoa(runtime.NumCPU())
-	for _, node := range s.nodes {
-		s.on(ctx, node, "spin", "--threads", cores)
-		s.on(ctx, node, "fsync", "--threads", "1", "--dir", "/var/tmp")
-	}
-	s.onHost(ctx, "spin", "--threads", cores)
-	s.onHost(ctx, "fsync", "--threads", "1", "--dir", s.dir)
+	s.add(ctx)
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-time.After(burstEvery - burstFor):
 			burst, end := context.WithTimeout(ctx, burstFor)
-			s.burst(burst, cores)
+			s.burst(burst)
 			<-burst.Done()
 			end()
 		}
@@ -118,13 +114,23 @@ func (s *stress) run(ctx context.Context) error {
 	return s.err
 }
 
-// burst adds as much again of every load, and memory.
-func (s *stress) burst(ctx context.Context, cores string) {
-	for _, node := range s.nodes {
-		s.on(ctx, node, "spin", "--threads", cores)
-		s.on(ctx, node, "fsync", "--threads", "3", "--dir", "/var/tmp")
+// add puts a spinner for each processor onto the nodes, and as many onto the host, and
+// one writer on both sides; all of them times the level.
+func (s *stress) add(ctx context.Context) {
+	spinners := runtime.NumCPU() * s.level
+	for n := range spinners {
+		s.on(ctx, s.nodes[n%len(s.nodes)], "spin", "--threads", "1")
 	}
-	s.onHost(ctx, "spin", "--threads", cores)
+	s.onHost(ctx, "spin", "--threads", strconv.Itoa(spinners))
+	for n := range s.level {
+		s.on(ctx, s.nodes[n%len(s.nodes)], "fsync", "--threads", "1", "--dir", "/var/tmp")
+	}
+	s.onHost(ctx, "fsync", "--threads", strconv.Itoa(s.level), "--dir", s.dir)
+}
+
+// burst adds as much again of every load, and memory.
+func (s *stress) burst(ctx context.Context) {
+	s.add(ctx)
 	s.on(ctx, s.nodes[0], "memory", "--bytes", strconv.FormatInt(s.burstMemory, 10), "--reserve", strconv.FormatInt(reserve, 10))
 }
 
@@ -159,10 +165,11 @@ func (s *stress) ended(ctx context.Context, where, what string, err error) {
 	s.err = errors.Join(s.err, fmt.Errorf("the load %q %s ended early: %w", what, where, err))
 }
 
-// memoryPods are one pod on each node that always needs a little more memory than it may have.
-func memoryPods(nodes []string) []client.Object {
+// memoryPods are pods that always need a little more memory than they may have: one for
+// each level, on nodes of their own.
+func (s *stress) memoryPods() []client.Object {
 	objects := []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: loadNamespace}}}
-	for _, node := range nodes {
+	for _, node := range s.nodes[:min(s.level, len(s.nodes))] {
 		objects = append(objects, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: "memory-" + node, Namespace: loadNamespace},
 			Spec: corev1.PodSpec{
