@@ -75,6 +75,10 @@ matrix: ## Checkpoint Debian's programs 50 times in a row under load, and lose t
 softdirty: ## Test and measure pre-copy with soft-dirty on Debian's kernels under QEMU (some minutes)
 	go run ./e2e/softdirty $(ARGS)
 
+.PHONY: chaos
+chaos: ## Break a local cluster in every way, and judge what came of it (ARGS='--only partition'; --list)
+	go run ./e2e/chaos $(ARGS)
+
 .PHONY: bench-rto
 bench-rto: ## Measure recovery over twenty node losses, beside stock Kubernetes (ARGS='--losses 3')
 	go run ./e2e/rto $(ARGS)

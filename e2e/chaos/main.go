@@ -130,7 +130,15 @@ func choose(only string) ([]scenario, error) {
 
 // open starts a cluster, or takes the one that runs, with a witness in it.
 func open(ctx context.Context, config cluster.Config, attach bool) (_ *theatre, closeAll func() error, err error) {
-	archive, err := buildStepper(ctx, config)
+	stepper, err := buildStepper(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := config.Folder()
+	if err != nil {
+		return nil, nil, err
+	}
+	redis, err := image.FromDebian(ctx, filepath.Join(dir, "cache"), redisImage, []string{"redis-server"}, []string{"redis-server"})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,7 +146,7 @@ func open(ctx context.Context, config cluster.Config, attach bool) (_ *theatre, 
 	if attach {
 		start, end = deploy.Attach, func(*cluster.Cluster) error { return nil }
 	} else {
-		config.Images = append(config.Images, archive)
+		config.Images = append(config.Images, stepper, redis)
 	}
 	c, _, err := start(ctx, config)
 	if err != nil {
@@ -150,8 +158,10 @@ func open(ctx context.Context, config cluster.Config, attach bool) (_ *theatre, 
 		}
 	}()
 	if attach {
-		if err := c.LoadImage(ctx, archive); err != nil {
-			return nil, nil, err
+		for _, archive := range []string{stepper, redis} {
+			if err := c.LoadImage(ctx, archive); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	rest, err := c.RESTConfig()

@@ -18,14 +18,14 @@ func (s *stage) dropping(ctx context.Context, node string, drops ...cluster.Drop
 
 var networkScenarios = []scenario{
 	{
-		name: "partition", short: true, about: "the node loses its network, and gets it back", want: outcome{moved: len(steppers)},
+		name: "partition", short: true, about: "the node loses its network, and gets it back", want: outcome{moved: len(everybody)},
 		fault: func(ctx context.Context, s *stage) error {
 			node := s.node(workload.Ledger)
 			s.undo(func(ctx context.Context) error { return s.cluster.HealNetwork(ctx, node) })
 			if err := s.cluster.CutNetwork(ctx, node); err != nil {
 				return err
 			}
-			if err := s.recovered(ctx, steppers...); err != nil {
+			if err := s.recovered(ctx, everybody...); err != nil {
 				return err
 			}
 			if err := s.cluster.HealNetwork(ctx, node); err != nil {
@@ -35,11 +35,11 @@ var networkScenarios = []scenario{
 		},
 	},
 	{
-		name: "partition-mute", about: "the node hears everybody and is heard by nobody", want: outcome{moved: len(steppers)},
+		name: "partition-mute", about: "the node hears everybody and is heard by nobody", want: outcome{moved: len(everybody)},
 		fault: oneWay(cluster.Sent),
 	},
 	{
-		name: "partition-deaf", about: "the node is heard by everybody and hears nobody", want: outcome{moved: len(steppers)},
+		name: "partition-deaf", about: "the node is heard by everybody and hears nobody", want: outcome{moved: len(everybody)},
 		fault: oneWay(cluster.Received),
 	},
 	{
@@ -96,7 +96,7 @@ func oneWay(direction cluster.Direction) func(context.Context, *stage) error {
 		if err := s.dropping(ctx, node, cluster.Drop{Direction: direction}); err != nil {
 			return err
 		}
-		if err := s.recovered(ctx, steppers...); err != nil {
+		if err := s.recovered(ctx, everybody...); err != nil {
 			return err
 		}
 		if err := s.cluster.DropTraffic(ctx, node); err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -22,17 +23,29 @@ func (s *stage) powerOff(ctx context.Context, node string) error {
 
 var powerScenarios = []scenario{
 	{
-		name: "power-cut", short: true, about: "the node loses its power", want: outcome{moved: len(steppers)},
+		name: "power-cut", short: true, about: "the node loses its power", want: outcome{moved: len(everybody)},
 		fault: func(ctx context.Context, s *stage) error {
 			if err := s.powerOff(ctx, s.node(workload.Ledger)); err != nil {
 				return err
 			}
-			return s.recovered(ctx, steppers...)
+			return s.recovered(ctx, everybody...)
 		},
 	},
 	{
-		name: "power-returns", about: "the node loses its power, comes back, and takes the pods again when they are lost once more",
-		want: outcome{moved: 2 * len(steppers)}, fault: powerReturns,
+		name: "power-returns", about: "the node loses its power, comes back, and runs a new protected pod", want: outcome{moved: len(everybody)},
+		fault: func(ctx context.Context, s *stage) error {
+			node := s.node(workload.Ledger)
+			if err := s.powerOff(ctx, node); err != nil {
+				return err
+			}
+			if err := s.recovered(ctx, everybody...); err != nil {
+				return err
+			}
+			if err := s.cluster.PowerOn(ctx, node); err != nil {
+				return err
+			}
+			return s.usable(ctx, node)
+		},
 	},
 	{
 		name: "reboot", about: "the node loses its power and gets it back at once", want: outcome{moved: anyNumber},
@@ -48,14 +61,14 @@ var powerScenarios = []scenario{
 		},
 	},
 	{
-		name: "two-lost", apart: true, about: "two of five nodes lose their power together", want: outcome{moved: len(steppers)},
+		name: "two-lost", apart: true, about: "two of five nodes lose their power together", want: outcome{moved: len(everybody)},
 		fault: func(ctx context.Context, s *stage) error {
 			for _, name := range steppers {
 				if err := s.powerOff(ctx, s.node(name)); err != nil {
 					return err
 				}
 			}
-			return s.recovered(ctx, steppers...)
+			return s.recovered(ctx, everybody...)
 		},
 	},
 	{
@@ -66,7 +79,7 @@ var powerScenarios = []scenario{
 		name: "target-lost", about: "the node that takes over loses its power during the restore", want: outcome{moved: anyNumber}, fault: targetLost,
 	},
 	{
-		name: "stalled", about: "every process of the node stands still for 10 s, and goes on", want: outcome{moved: len(steppers), overlap: 500 * time.Millisecond},
+		name: "stalled", about: "every process of the node stands still for 10 s, and goes on", want: outcome{moved: len(everybody), overlap: 500 * time.Millisecond},
 		fault: func(ctx context.Context, s *stage) error {
 			node := s.node(workload.Ledger)
 			s.undo(func(ctx context.Context) error { return s.cluster.Unstall(ctx, node) })
@@ -79,46 +92,13 @@ var powerScenarios = []scenario{
 			if err := s.cluster.Unstall(ctx, node); err != nil {
 				return err
 			}
-			return s.recovered(ctx, steppers...)
+			return s.recovered(ctx, everybody...)
 		},
 	},
 }
 
-// powerReturns loses the node, and once it is back the one that took over, with no
-// other left that could take the pods.
-func powerReturns(ctx context.Context, s *stage) error {
-	first := s.node(workload.Ledger)
-	if err := s.powerOff(ctx, first); err != nil {
-		return err
-	}
-	if err := s.recovered(ctx, steppers...); err != nil {
-		return err
-	}
-	if err := s.cluster.PowerOn(ctx, first); err != nil {
-		return err
-	}
-	if err := s.usable(ctx, first); err != nil {
-		return err
-	}
-	for _, name := range steppers {
-		pod, err := observe.ReadyPod(ctx, s.api, s.namespace, workload.Labels(name))
-		if err != nil {
-			return err
-		}
-		if _, err := observe.Durable(ctx, s.api, pod, 1); err != nil {
-			return err
-		}
-		s.pods[name] = pod
-	}
-	for _, node := range slices.Compact([]string{s.node(steppers[0]), s.node(steppers[1])}) {
-		if err := s.powerOff(ctx, node); err != nil {
-			return err
-		}
-	}
-	return s.recovered(ctx, steppers...)
-}
-
-// usable waits until a node that was lost may run protected pods again.
+// usable waits until a node that was lost runs a new protected pod, and that has a
+// checkpoint.
 func (s *stage) usable(ctx context.Context, node string) error {
 	begin := time.Now()
 	err := observe.Until(ctx, "node "+node+" may run protected pods again", func(ctx context.Context) (bool, string, error) {
@@ -133,7 +113,20 @@ func (s *stage) usable(ctx context.Context, node string) error {
 		return err
 	}
 	s.note("the node could be used again %s after it was back", seconds(time.Since(begin)))
-	return nil
+	labels := workload.Labels("guest")
+	guest := workload.Deployment(s.namespace, s.address, "")
+	guest.Name, guest.Spec.Selector.MatchLabels, guest.Spec.Template.Labels = "guest", labels, labels
+	guest.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
+	guest.Spec.Template.Spec.Containers[0].Args[0] = "--name=" + workload.Name(s.namespace, "guest")
+	if err := s.api.Create(ctx, guest); err != nil {
+		return fmt.Errorf("create a pod on node %s: %w", node, err)
+	}
+	pod, err := observe.ReadyPod(ctx, s.api, s.namespace, labels)
+	if err != nil {
+		return err
+	}
+	_, err = observe.Durable(ctx, s.api, pod, 1)
+	return err
 }
 
 // storm cuts off so many nodes that the fault must be elsewhere: nothing is moved.

@@ -94,7 +94,7 @@ var processScenarios = []scenario{
 func leaderKilledIn(phase v1alpha1.Phase, short bool) scenario {
 	return scenario{
 		name: "leader-killed-" + strings.ToLower(string(phase)), short: short,
-		about: fmt.Sprintf("the leading watcher is killed when a recovery is %s", phase), want: outcome{moved: len(steppers)},
+		about: fmt.Sprintf("the leading watcher is killed when a recovery is %s", phase), want: outcome{moved: len(everybody)},
 		fault: func(ctx context.Context, s *stage) error {
 			if err := s.powerOff(ctx, s.node(workload.Ledger)); err != nil {
 				return err
@@ -109,7 +109,7 @@ func leaderKilledIn(phase v1alpha1.Phase, short bool) scenario {
 			if err := s.signal(ctx, leader[0].Spec.NodeName, watcher, "KILL"); err != nil {
 				return err
 			}
-			return s.recovered(ctx, steppers...)
+			return s.recovered(ctx, everybody...)
 		},
 	}
 }
@@ -126,7 +126,7 @@ func watcherScenarios() []scenario {
 		all = append(all, leaderKilledIn(phase, phase == v1alpha1.PhaseDeleted))
 	}
 	return append(all, scenario{
-		name: "watchers-killed", about: "both watchers are killed when a node has just lost its power", want: outcome{moved: len(steppers)},
+		name: "watchers-killed", about: "both watchers are killed when a node has just lost its power", want: outcome{moved: len(everybody)},
 		fault: func(ctx context.Context, s *stage) error {
 			all, err := s.watchers(ctx)
 			if err != nil {
@@ -140,7 +140,7 @@ func watcherScenarios() []scenario {
 					return err
 				}
 			}
-			return s.recovered(ctx, steppers...)
+			return s.recovered(ctx, everybody...)
 		},
 	})
 }

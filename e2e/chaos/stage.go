@@ -29,8 +29,12 @@ const (
 	generations = 2
 )
 
-// steppers are the workloads of every scenario.
-var steppers = []string{workload.Ledger, workload.Counter}
+// steppers are the workloads of every scenario whose every step is judged, and everybody
+// all of them.
+var (
+	steppers  = []string{workload.Ledger, workload.Counter}
+	everybody = append(steppers[:len(steppers):len(steppers)], redisName)
+)
 
 // stage is where a scenario takes place: a namespace with two steppers, a witness, and
 // what keeps their logs.
@@ -38,7 +42,9 @@ type stage struct {
 	*theatre
 	namespace string
 	logs      *recorder
-	pods      map[string]*corev1.Pod // the steppers' pods before anything went wrong
+	counter   *counter               // of redis
+	runID     string                 // of redis before anything went wrong
+	pods      map[string]*corev1.Pod // everybody's pods before anything went wrong
 	from      time.Time              // since when all must go well
 	undos     []func(context.Context) error
 	notes     []string
@@ -101,21 +107,27 @@ func (s *stage) open(ctx context.Context, sc scenario) error {
 		second = free[1]
 	}
 	s.logs = record(context.WithoutCancel(ctx), s.cluster, s.namespace)
+	ledger := workload.StatefulSet(s.namespace, s.address, first)
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}},
-		workload.StatefulSet(s.namespace, s.address, first), workload.Deployment(s.namespace, s.address, second),
+		ledger, redisSet(s.namespace, ledger), workload.Deployment(s.namespace, s.address, second),
 	} {
 		if err := s.api.Create(ctx, object); err != nil {
 			return fmt.Errorf("create %T %s: %w", object, object.GetName(), err)
 		}
 	}
 	s.pods = map[string]*corev1.Pod{}
-	for _, name := range steppers {
+	for _, name := range everybody {
 		if s.pods[name], err = observe.ReadyPod(ctx, s.api, s.namespace, workload.Labels(name)); err != nil {
 			return err
 		}
 	}
-	for _, name := range steppers {
+	s.counter = &counter{dial: s.cluster.Dial, find: s.redisAddress()}
+	if s.runID, err = s.counter.runID(ctx); err != nil {
+		return err
+	}
+	s.counter.start(context.WithoutCancel(ctx))
+	for _, name := range everybody {
 		if _, err := observe.Durable(ctx, s.api, s.pods[name], generations); err != nil {
 			return err
 		}
@@ -165,7 +177,7 @@ func (s *stage) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range steppers {
+	for _, name := range everybody {
 		if _, err := observe.ReadyPod(ctx, s.api, s.namespace, workload.Labels(name)); err != nil {
 			return err
 		}
@@ -215,10 +227,63 @@ func (s *stage) conclude(ctx context.Context, r *result) error {
 		}
 		r.moves = append(r.moves, h.Moves...)
 	}
+	if err := s.concludeRedis(ctx, r, migrations); err != nil {
+		r.err = errors.Join(r.err, err)
+	}
 	if late > witness.StepEvery {
 		r.notes = append(r.notes, fmt.Sprintf("the witness still heard the old copy %s after the node was last known to be alive", seconds(late)))
 	}
 	return nil
+}
+
+// concludeRedis looks whether redis is the process that it was, unless it is reported to
+// have started anew, and whether it has forgotten more than its checkpoint lacks.
+func (s *stage) concludeRedis(ctx context.Context, r *result, migrations []v1alpha1.Migration) error {
+	if s.runID == "" {
+		return nil
+	}
+	answers := s.counter.end()
+	var moves []witness.Move
+	anew := false
+	for _, m := range migrations {
+		if !strings.HasPrefix(m.Spec.Pod.Name, redisName+"-") {
+			continue
+		}
+		switch m.Status.Result {
+		case v1alpha1.ResultRestored, v1alpha1.ResultColdStarted:
+			moves = append(moves, moveOf(&m))
+			anew = anew || m.Status.Result == v1alpha1.ResultColdStarted
+		case v1alpha1.ResultFailed:
+			r.failed = append(r.failed, fmt.Sprintf("Migration %s of %s failed: %s: %s", m.Name, m.Spec.Pod.Name, m.Status.Reason, m.Status.Message))
+		}
+	}
+	r.moves = append(r.moves, moves...)
+	id, err := s.counter.runID(ctx)
+	if err != nil {
+		return fmt.Errorf("ask redis at the end: %w", err)
+	}
+	if id == s.runID == anew {
+		return fmt.Errorf("redis is the process %.8s and was %.8s; reported to have started anew: %t", id, s.runID, anew)
+	}
+	return judgeCounts(answers, moves)
+}
+
+// redisAddress finds redis' pod. While the API is away it is where it was.
+func (s *stage) redisAddress() func(context.Context) (string, error) {
+	last := s.pods[redisName].Status.PodIP
+	return func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, redisPatience)
+		defer cancel()
+		var pods corev1.PodList
+		if err := s.api.List(ctx, &pods, client.InNamespace(s.namespace), workload.Labels(redisName)); err == nil {
+			for _, pod := range pods.Items {
+				if pod.Status.PodIP != "" && pod.DeletionTimestamp == nil {
+					last = pod.Status.PodIP
+				}
+			}
+		}
+		return last, nil
+	}
 }
 
 func moveOf(m *v1alpha1.Migration) witness.Move {
@@ -293,9 +358,16 @@ func (s *stage) migrations(ctx context.Context) ([]v1alpha1.Migration, error) {
 	return list.Items, nil
 }
 
-// steps waits until the witness sees a step of a stepper that is made from now on.
+// steps waits until a program does something from now on: the witness sees a step of a
+// stepper, or redis counts.
 func (s *stage) steps(ctx context.Context, name string) error {
 	now := time.Now()
+	if name == redisName {
+		return observe.Until(ctx, "redis counts", func(context.Context) (bool, string, error) {
+			last, counts := s.counter.last()
+			return counts && last.at.After(now), fmt.Sprintf("%d at %s", last.value, last.at.Format(time.TimeOnly)), nil
+		})
+	}
 	return observe.Until(ctx, "the witness hears "+name, func(context.Context) (bool, string, error) {
 		last, heard := s.witness.Last(workload.Name(s.namespace, name))
 		return heard && last.Step.At.After(now), fmt.Sprintf("last step %d of %s", last.Step.Number, last.At.Format(time.TimeOnly)), nil

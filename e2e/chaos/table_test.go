@@ -80,3 +80,22 @@ func TestEveryScenarioCanBeChosenByItsName(t *testing.T) {
 		t.Error("a scenario that does not exist was chosen")
 	}
 }
+
+func TestCountsThatOnlyARestoreExplains(t *testing.T) {
+	second := func(n int) time.Time { return time.Unix(int64(n), 0) }
+	answers := []counted{{second(1), 1}, {second(2), 2}, {second(3), 3}, {second(9), 3}, {second(10), 4}}
+	for name, test := range map[string]struct {
+		answers []counted
+		moves   []witness.Move
+		fault   bool
+	}{
+		"nothing happened": {answers[:3], nil, false},
+		"restored":         {answers, []witness.Move{{Restored: true, TakenAt: second(2).Add(time.Millisecond)}}, false},
+		"too much is lost": {answers, []witness.Move{{Restored: true, TakenAt: second(3).Add(time.Millisecond)}}, true},
+		"nothing explains": {answers, nil, true},
+	} {
+		if err := judgeCounts(test.answers, test.moves); (err != nil) != test.fault {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
