@@ -58,7 +58,7 @@ func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 		}
 	}
 
-	answer, err := r.ask(client.CreateRequest{Container: container, Bundle: b.folder})
+	answer, err := r.ask(client.CreateRequest{Container: container, Bundle: b.folder, Epoch: registration.Epoch})
 	switch {
 	case err != nil:
 		log.warn("container %s: %v; it starts anew", a.id, err)

@@ -241,7 +241,7 @@ func TestCreateRestores(t *testing.T) {
 	goal := nodetest.NewPod(t, "web-7d9f-new", "2")
 	c := goal.NewContainer(t, "r1", "main", protectedSpec)
 	s.answer = func(req client.CreateRequest) client.CreateResponse {
-		if registration, err := registered(req.ID); err != nil || registration.Epoch != 3 || registration.CgroupsPath != c.CgroupsPath() {
+		if registration, err := registered(req.ID); err != nil || registration.Epoch != 3 || req.Epoch != 3 || registration.CgroupsPath != c.CgroupsPath() {
 			t.Errorf("registered %+v, %v before the checkpointer was asked", registration, err)
 		}
 		return s.restoring(t, goal)(req)

@@ -217,8 +217,30 @@ type Held struct {
 	Since metav1.MicroTime `json:"since"`
 }
 
+// AnnotationLostPod is the UID of the pod that was lost, on a Migration that
+// restores the checkpoint of that pod's predecessor: the pod had made none of its own.
+const AnnotationLostPod = "lifeboat.dev/lost-pod-uid"
+
+// LostPod is the UID of the pod that the Migration moves.
+func (m *Migration) LostPod() types.UID {
+	if uid := m.Annotations[AnnotationLostPod]; uid != "" {
+		return types.UID(uid)
+	}
+	return m.Spec.Pod.UID
+}
+
 // Open says whether the Migration has no result yet.
 func (m *Migration) Open() bool { return m.Status.Result == "" }
+
+// Reached says whether the Migration has completed a step.
+func (m *Migration) Reached(phase Phase) bool {
+	for _, p := range m.Status.Phases {
+		if p.Phase == phase {
+			return true
+		}
+	}
+	return false
+}
 
 // PhaseTime is the moment at which a step was completed.
 type PhaseTime struct {

@@ -81,15 +81,18 @@ type Agent struct {
 	peers    *transfer.Client
 	bucket   *bucketHolder // nil without one
 	metrics  *metrics
-	facts    v1alpha1.NodeFacts
+	// confirmed are the pods that the API said are this node's.
+	confirmed *confirmations
+	facts     v1alpha1.NodeFacts
 
 	// dumping is held while a pod is paused: one pod of a node at a time.
 	dumping sync.Mutex
 
-	mu       sync.Mutex
-	schedule *schedule
-	pods     map[string]*podState // by pod UID
-	restores map[string]*restore  // by pod UID
+	mu        sync.Mutex
+	schedule  *schedule
+	pods      map[string]*podState // by pod UID
+	movedPods map[string]bool      // by UID: on the node still, and not checkpointed any more
+	restores  map[string]*restore  // by pod UID
 }
 
 // Run runs the checkpointer until ctx ends. It returns an error when it cannot
@@ -97,10 +100,11 @@ type Agent struct {
 func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) error {
 	a := &Agent{
 		cfg: cfg, log: log.With("node", cfg.NodeName),
-		host:     criu.Host{ProcRoot: "/proc", Root: "/proc/1/root", EnterMountNS: true},
-		schedule: newSchedule(),
-		pods:     map[string]*podState{},
-		restores: map[string]*restore{},
+		host:      criu.Host{ProcRoot: "/proc", Root: "/proc/1/root", EnterMountNS: true},
+		schedule:  newSchedule(),
+		pods:      map[string]*podState{},
+		movedPods: map[string]bool{},
+		restores:  map[string]*restore{},
 	}
 	clientset, err := kubernetes.NewForConfig(kube)
 	if err != nil {
@@ -146,6 +150,9 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		}
 	}
 	a.metrics = newMetrics(a)
+	if a.confirmed, err = openConfirmations(filepath.Join(client.Folder, "confirmed.json")); err != nil {
+		a.log.Warn("containers cannot start again while the API is down", "err", err)
+	}
 	kept := a.keptRestores()
 	if err := a.clearLeftovers(ctx, kept); err != nil {
 		return err
@@ -166,7 +173,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		return fmt.Errorf("make the peer certificate: %w", err)
 	}
 	peerServer := grpc.NewServer(append(transfer.ServerOptions(), grpc.Creds(credentials.NewTLS(serverTLS)))...)
-	peerv1.RegisterPeerServer(peerServer, transfer.NewServer(a.store))
+	peerv1.RegisterPeerServer(peerServer, transfer.NewServer(a.store, transfer.RefuseMoved(a.isMoved)))
 	group.Go(func() error { return serveGRPC(ctx, peerServer, cfg.PeerPort) })
 	group.Go(func() error { return a.serveRuntime(ctx, client.SocketPath) })
 	group.Go(func() error { return a.serveMetrics(ctx) })

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -13,60 +12,56 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 )
 
-// claimed returns the open Migration that the container's pod has claimed for
-// this node, or nil. The runtime's word alone is never enough: the Migration in
-// the API decides. The cache may lag behind the claim, so where it shows none
-// the API is asked.
-func (a *Agent) claimed(ctx context.Context, c client.Container) (*v1alpha1.Migration, error) {
-	var list v1alpha1.MigrationList
-	if err := a.cache.List(ctx, &list, inNamespace(c.Namespace)); err != nil {
-		return nil, fmt.Errorf("list migrations: %w", err)
-	}
-	if m := findClaim(list.Items, c.PodUID, a.cfg.NodeName); m != nil {
-		return m, nil
-	}
-	if err := a.api.List(ctx, &list, inNamespace(c.Namespace)); err != nil {
-		return nil, fmt.Errorf("list migrations: %w", err)
-	}
-	return findClaim(list.Items, c.PodUID, a.cfg.NodeName), nil
-}
+// claimTimeout bounds the questions to the API whether a restore is still right.
+const claimTimeout = 5 * time.Second
 
-// disownTimeout bounds the question whether a pod is still this node's.
-const disownTimeout = 2 * time.Second
-
-// owned returns the pod of a container as the API has it, and why it is not this
-// node's any more, or "". A node that comes back from a partition can learn late
-// that its pods were moved: its kubelet would start the containers again that the
-// fencer has just killed, and they would run twice. When the API does not answer
-// the pod is nil and the container may start: the node's permission covers it, and
-// where that has run out the fencer freezes it.
-func (a *Agent) owned(ctx context.Context, c client.Container) (pod *corev1.Pod, disowned string) {
-	ctx, cancel := context.WithTimeout(ctx, disownTimeout)
+// claimed returns the open Migration that the container's pod has claimed for this
+// node, nil where there is none, and why the container must not be created now, or
+// "". The runtime's word alone is never enough, and no cache's: what the API says
+// now decides.
+func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Migration, refused string) {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	pod = &corev1.Pod{}
-	err := a.api.Get(ctx, ctrlclient.ObjectKey{Namespace: c.Namespace, Name: c.PodName}, pod)
-	if err != nil && !apierrors.IsNotFound(err) {
-		a.log.Warn("look up the pod of a container", "pod", c.Namespace+"/"+c.PodName, "err", err)
+	var list v1alpha1.MigrationList
+	if err := a.api.List(ctx, &list, inNamespace(c.Namespace)); err != nil {
+		a.log.Error("look for the migration of a pod", "pod", c.Namespace+"/"+c.PodName, "err", err)
+		// A container of a pod that the API has said is ours may start again; but
+		// what has a checkpoint waiting must not start without it.
+		if err := a.cache.List(ctx, &list, inNamespace(c.Namespace)); err != nil || findClaim(list.Items, c.PodUID, a.cfg.NodeName) == nil {
+			return nil, ""
+		}
+		return nil, "the API does not say whether its checkpoint may still be restored; it is asked again"
+	}
+	if why := moving(list.Items, c.PodUID); why != "" {
+		return nil, why
+	}
+	m = findClaim(list.Items, c.PodUID, a.cfg.NodeName)
+	if m == nil {
 		return nil, ""
 	}
-	return pod, disowns(pod, err == nil, c.PodUID, a.cfg.NodeName)
+	source, err := a.sourceFence(ctx, m)
+	if err != nil {
+		a.log.Error("look at the fence of a lost node", "pod", c.Namespace+"/"+c.PodName, "err", err)
+		return nil, fmt.Sprintf("the API does not say whether node %s is fenced; it is asked again", m.Spec.SourceNode)
+	}
+	if why := mayNotRestore(m, list.Items, source); why != "" {
+		return nil, why
+	}
+	return m, ""
 }
 
-// disowns says why the pod that the API has, if it exists, shows that a pod of
-// the same name with the given UID may not run on a node any more, or "". The
-// API's copy of a static pod has a UID of its own.
-func disowns(pod *corev1.Pod, exists bool, uid, node string) string {
-	switch {
-	case !exists:
-		return "its pod was deleted"
-	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
-		return ""
-	case string(pod.UID) != uid:
-		return fmt.Sprintf("its pod was replaced by another of the same name, on node %s", pod.Spec.NodeName)
-	case pod.Spec.NodeName != node:
-		return "its pod belongs to node " + pod.Spec.NodeName
+// sourceFence returns the fence of a Migration's source, nil when there is none. A
+// fence's epoch never falls, so that the cache can be believed when it is enough.
+func (a *Agent) sourceFence(ctx context.Context, m *v1alpha1.Migration) (*v1alpha1.Fence, error) {
+	fence, key := &v1alpha1.Fence{}, ctrlclient.ObjectKey{Name: m.Spec.SourceNode}
+	if err := a.cache.Get(ctx, key, fence); err == nil && fence.Spec.Epoch >= m.Spec.FenceEpoch {
+		return fence, nil
 	}
-	return ""
+	err := a.api.Get(ctx, key, fence)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return fence, err
 }
 
 // findClaim returns the open Migration that a pod has claimed for a node, or nil.
@@ -80,6 +75,43 @@ func findClaim(migrations []v1alpha1.Migration, podUID, node string) *v1alpha1.M
 	return nil
 }
 
+// moving says why no container of a pod may be created on its node, or "": the node
+// was fenced with the pod on it, and the pod is being had elsewhere. That the API
+// still has the pod here shows only that its deletion is under way.
+func moving(migrations []v1alpha1.Migration, podUID string) string {
+	for i := range migrations {
+		m := &migrations[i]
+		if string(m.LostPod()) == podUID && m.Open() && m.Reached(v1alpha1.PhaseFenced) {
+			return fmt.Sprintf("migration %s moves its pod away: node %s was fenced", m.Name, m.Spec.SourceNode)
+		}
+	}
+	return ""
+}
+
+// mayNotRestore says why the checkpoint of a claimed Migration must not be restored
+// now, or "". Source is the fence of its source, nil when there is none. Each reason
+// is one that the watcher and the plugin should have excluded; whoever brings
+// processes to life looks again.
+func mayNotRestore(m *v1alpha1.Migration, all []v1alpha1.Migration, source *v1alpha1.Fence) string {
+	switch {
+	case !m.Reached(v1alpha1.PhaseFenced), !m.Reached(v1alpha1.PhaseDeleted):
+		// Its old copy may still run.
+		return fmt.Sprintf("migration %s has got no further than %s: the old pod must be gone first", m.Name, m.Status.Phase)
+	case source != nil && source.Spec.Epoch < m.Spec.FenceEpoch:
+		return fmt.Sprintf("node %s is not fenced: its Fence is in epoch %d, and migration %s needs %d",
+			m.Spec.SourceNode, source.Spec.Epoch, m.Name, m.Spec.FenceEpoch)
+	}
+	for i := range all {
+		newer := &all[i]
+		same := newer.Spec.Pod.UID == m.Spec.Pod.UID || newer.Spec.Pod.Name == m.Spec.Pod.Name
+		if same && newer.Spec.Epoch > m.Spec.Epoch && newer.Reached(v1alpha1.PhaseFenced) {
+			// What the pod did after this Migration has a later state.
+			return fmt.Sprintf("migration %s of the same pod is newer than %s", newer.Name, m.Name)
+		}
+	}
+	return ""
+}
+
 // consumed says whether a container of the claim's pod has had its restore: a
 // container is restored once, and starts anew after that.
 func consumed(m *v1alpha1.Migration, container string) bool {
@@ -89,6 +121,18 @@ func consumed(m *v1alpha1.Migration, container string) bool {
 	}
 	for _, c := range r.Containers {
 		if c.Name == container {
+			return true
+		}
+	}
+	return false
+}
+
+// moved says whether a pod was moved away from wherever it ran: a Migration of it
+// has got as far as Deleted. What its old copy does then is no part of its history.
+func moved(migrations []v1alpha1.Migration, podUID string) bool {
+	for i := range migrations {
+		m := &migrations[i]
+		if (string(m.LostPod()) == podUID || string(m.Spec.Pod.UID) == podUID) && m.Reached(v1alpha1.PhaseDeleted) {
 			return true
 		}
 	}

@@ -38,6 +38,9 @@ func (a *Agent) runCollection(ctx context.Context) error {
 			return nil
 		case <-retain.C:
 			a.expireRestores()
+			if err := a.confirmed.keep(a.isHere); err != nil {
+				a.log.Warn("forget the pods that have left the node", "err", err)
+			}
 			if err := a.retainAll(); err != nil {
 				a.log.Warn("drop old generations", "err", err)
 			}

@@ -18,6 +18,7 @@ type metrics struct {
 	checkpoints                              *prometheus.CounterVec
 	failures                                 *prometheus.CounterVec
 	restores                                 *prometheus.CounterVec
+	refused, movedAway                       *prometheus.CounterVec
 	pause                                    *prometheus.HistogramVec
 	newBytes                                 *prometheus.CounterVec
 	readBytes                                *prometheus.CounterVec
@@ -39,6 +40,12 @@ func newMetrics(a *Agent) *metrics {
 		restores: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_container_restores_total", Help: "Restores of containers on this node, by result and reason.",
 		}, []string{"namespace", "result", "reason"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_container_refusals_total", Help: "Containers that were not created because their pod may run elsewhere, or is not sure not to.",
+		}, []string{"namespace"}),
+		movedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_checkpoint_moved_pods_total", Help: "Pods on this node that are not checkpointed any more because they were moved away.",
+		}, []string{"namespace"}),
 		pause: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lifeboat_checkpoint_pause_seconds", Help: "How long a checkpoint kept a pod's processes stopped.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 12),
@@ -93,7 +100,7 @@ func (m *metrics) filled(namespace string, stats pages.Stats) {
 }
 
 func (m *metrics) parts() []prometheus.Collector {
-	return []prometheus.Collector{m.checkpoints, m.failures, m.restores, m.pause, m.newBytes, m.readBytes, m.verifiedBytes, m.wrongGenerations, m.damaged, m.faults, m.filledBytes}
+	return []prometheus.Collector{m.checkpoints, m.failures, m.restores, m.refused, m.movedAway, m.pause, m.newBytes, m.readBytes, m.verifiedBytes, m.wrongGenerations, m.damaged, m.faults, m.filledBytes}
 }
 
 // Describe implements prometheus.Collector.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
 )
 
 // checkpointTimeout bounds one checkpoint, from the freeze to the last copy.
@@ -71,9 +73,10 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	keep := map[types.UID]bool{}
+	keep, here := map[types.UID]bool{}, map[string]bool{}
 	for i := range list.Items {
 		pod := &list.Items[i]
+		here[string(pod.UID)] = true
 		if pod.Annotations[v1alpha1.AnnotationFailover] == "" || terminal(pod) || pod.DeletionTimestamp != nil {
 			continue
 		}
@@ -82,6 +85,9 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 			continue
 		}
 		uid := string(pod.UID)
+		if a.movedPods[uid] {
+			continue
+		}
 		state, known := a.pods[uid]
 		if !known {
 			state = &podState{summary: a.knownSummary(ctx, pod)}
@@ -93,6 +99,7 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 		a.takeRequest(ctx, pod, state, time.Now())
 	}
 	a.schedule.keep(keep)
+	maps.DeleteFunc(a.movedPods, func(uid string, _ bool) bool { return !here[uid] })
 	for uid := range a.pods {
 		if !keep[types.UID(uid)] {
 			delete(a.pods, uid)
@@ -126,8 +133,14 @@ func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 		outcome = tooEarly
 		return
 	}
+	if a.isMoved(store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}) {
+		a.stopCheckpoints(pod, "its Migration says so")
+		return
+	}
 	sealed, holders, pause, err := a.checkpoint(ctx, state)
 	switch {
+	case errors.Is(err, transfer.ErrMoved):
+		a.stopCheckpoints(pod, err.Error())
 	case errors.Is(err, errNotRunning):
 		outcome = tooEarly
 		a.unprotected(ctx, state, &refusal{v1alpha1.ReasonNotRunning, err.Error()})
@@ -311,7 +324,11 @@ func (a *Agent) replicate(ctx context.Context, key store.Key, number int64, repl
 		if len(holders) == replicas {
 			break
 		}
-		if _, err := a.peers.Holder(h.node, h.address).Replicate(ctx, key, number); err != nil {
+		_, err := a.peers.Holder(h.node, h.address).Replicate(ctx, key, number)
+		if errors.Is(err, transfer.ErrMoved) {
+			return holders, err // others would say the same, or not know it yet
+		}
+		if err != nil {
 			last = fmt.Errorf("copy generation %d to node %s: %w", number, h.node, err)
 			continue
 		}

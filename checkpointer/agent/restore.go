@@ -79,10 +79,17 @@ func (a *Agent) draining(podUID string) bool {
 // too: the container starts anew, with the reason.
 func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.CreateResponse {
 	log := a.log.With("pod", req.Namespace+"/"+req.PodName, "container", req.Name)
-	pod, why := a.owned(ctx, req.Container)
-	if why != "" {
+	refuse := func(why string) client.CreateResponse {
 		log.Warn("container is refused", "reason", why)
+		a.metrics.refused.WithLabelValues(req.Namespace).Inc()
 		return client.CreateResponse{Refuse: why}
+	}
+	if why := a.awaitPermission(ctx, req.Epoch); why != "" {
+		return refuse(why)
+	}
+	pod, why := a.owned(ctx, req.Container, req.Epoch)
+	if why != "" {
+		return refuse(why)
 	}
 	var lasting []string
 	if pod != nil {
@@ -91,10 +98,9 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 			return client.CreateResponse{} // an init container runs again, before what is restored
 		}
 	}
-	m, err := a.claimed(ctx, req.Container)
-	if err != nil {
-		log.Error("look for the pod's migration", "err", err)
-		return client.CreateResponse{Reason: v1alpha1.ReasonNotAsked}
+	m, why := a.claimed(ctx, req.Container)
+	if why != "" {
+		return refuse(why)
 	}
 	if m == nil {
 		return client.CreateResponse{}

@@ -65,12 +65,15 @@ type CreateRequest struct {
 	Container
 	// Bundle is the folder of the OCI bundle, in the node's mount namespace.
 	Bundle string `json:"bundle"`
+	// Epoch is what the container is registered under. It is refused when the node
+	// has been fenced since.
+	Epoch int64 `json:"epoch"`
 }
 
 // CreateResponse says how.
 type CreateResponse struct {
-	// Refuse says why the container must not be created at all: its pod does not
-	// belong to this node any more, and may run elsewhere. Empty otherwise.
+	// Refuse says why the container must not be created at all, or not now: its pod
+	// runs elsewhere, or may. Empty otherwise. kubelet asks again.
 	Refuse string `json:"refuse,omitempty"`
 	// Restore is whether to restore; else the container starts anew. When it is
 	// set, file changes have already been applied to the bundle's rootfs.

@@ -30,6 +30,18 @@ type State struct {
 	BootID string `json:"bootID"`
 }
 
+// ReadState reads what the fencer of this node has published in the folder that it
+// shares. It returns false where there is none yet in this boot.
+func ReadState(folder string) (state State, found bool, err error) {
+	found, err = readJSON(filepath.Join(folder, StateFile), &state)
+	return state, found, err
+}
+
+// Permits says whether protected pods may run on the node at an instant.
+func (s State) Permits(now Instant) bool {
+	return s.State == v1alpha1.FenceRunning && now < s.PermittedUntil
+}
+
 // readJSON reads a file that writeJSON wrote. It returns false where there is none.
 func readJSON(path string, into any) (bool, error) {
 	content, err := os.ReadFile(path)

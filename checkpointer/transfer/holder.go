@@ -24,7 +24,8 @@ type Holder interface {
 	// how many bytes of files had to be sent. When it returns without an error,
 	// the generation is on the holder's stable storage. After an error, another
 	// call sends what has not arrived. The error wraps store.ErrBudget when the
-	// holder has no room, and store.ErrNotFound when the own store has no such generation.
+	// holder has no room, ErrMoved when it takes nothing more of the pod, and
+	// store.ErrNotFound when the own store has no such generation.
 	Replicate(ctx context.Context, key store.Key, number int64) (sent int64, err error)
 	// Fetch copies a generation from the holder into the own store, unless it is
 	// there already. Segments in which the own store saw damage are fetched
@@ -38,3 +39,8 @@ type Holder interface {
 
 // ErrStalled means that a holder was reached, and then stopped answering.
 var ErrStalled = errors.New("the holder stopped answering: use another one until its node is mended")
+
+// ErrMoved means that a pod was moved away from where the generation was taken: the
+// history of its checkpoints goes on with its successor's, and nothing that an old
+// copy adds is taken.
+var ErrMoved = errors.New("the pod was moved to another node: nothing that its old copy adds is taken")

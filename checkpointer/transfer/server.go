@@ -29,6 +29,8 @@ type Server struct {
 	sessionIdle time.Duration
 	// callIdle is how long an asker may do nothing in another call.
 	callIdle time.Duration
+	// moved is whether a pod's history goes on elsewhere.
+	moved func(store.Key) bool
 }
 
 var _ peerv1.PeerServer = (*Server)(nil)
@@ -36,9 +38,33 @@ var _ peerv1.PeerServer = (*Server)(nil)
 // callIdle is more than any client of ours takes between two pieces.
 const callIdle = 2 * time.Minute
 
+// ServerOption changes what NewServer returns.
+type ServerOption func(*Server)
+
+// RefuseMoved refuses, with ErrMoved, to take anything of a pod for which moved is
+// true: an old copy must not add to the history that the pod's successor goes on with.
+func RefuseMoved(moved func(store.Key) bool) ServerOption {
+	return func(s *Server) { s.moved = moved }
+}
+
 // NewServer returns a server of the store's files.
-func NewServer(s *store.Store) *Server {
-	return &Server{store: s, sessions: sessions{open: map[sessionID]*session{}}, sessionIdle: sessionIdle, callIdle: callIdle}
+func NewServer(s *store.Store, options ...ServerOption) *Server {
+	server := &Server{
+		store: s, sessions: sessions{open: map[sessionID]*session{}}, sessionIdle: sessionIdle, callIdle: callIdle,
+		moved: func(store.Key) bool { return false },
+	}
+	for _, option := range options {
+		option(server)
+	}
+	return server
+}
+
+// takes returns ErrMoved when nothing more of a pod is taken.
+func (s *Server) takes(key store.Key) error {
+	if s.moved(key) {
+		return fmt.Errorf("take files of %s: %w", key, ErrMoved)
+	}
+	return nil
 }
 
 // ServerOptions are the options, beside credentials, of a gRPC server with a Server.
@@ -75,6 +101,9 @@ func (s *Server) Held(_ context.Context, req *peerv1.HeldRequest) (*peerv1.HeldR
 func (s *Server) Missing(_ context.Context, req *peerv1.MissingRequest) (*peerv1.MissingResponse, error) {
 	key, err := toKey(req.GetPod())
 	if err != nil {
+		return nil, toStatus(err)
+	}
+	if err := s.takes(key); err != nil {
 		return nil, toStatus(err)
 	}
 	names, err := s.store.Missing(key, req.GetFiles())
@@ -148,6 +177,12 @@ func (s *Server) put(ctx context.Context, dog *watchdog, stream grpc.ClientStrea
 	r := &receiver{imp: imp}
 	defer r.close()
 	for {
+		if req.GetName() != "" {
+			// Before each file: the last one, the manifest, makes the generation.
+			if err := s.takes(key); err != nil {
+				return 0, err
+			}
+		}
 		next := piece{name: req.GetName(), size: req.GetSize(), offset: req.GetOffset(), hash: req.GetHash(), data: req.GetData()}
 		if err := r.piece(ctx, next); err != nil {
 			return 0, err

@@ -36,6 +36,8 @@ func toStatus(err error) error {
 		return nil
 	case errors.Is(err, store.ErrNotFound):
 		code = codes.NotFound
+	case errors.Is(err, ErrMoved):
+		code = codes.PermissionDenied
 	case errors.As(err, &damaged), errors.Is(err, store.ErrNoPartial):
 		code = codes.FailedPrecondition
 	case errors.Is(err, store.ErrBudget), errors.Is(err, store.ErrDiskFull):
@@ -72,6 +74,8 @@ func fromStatus(err error) error {
 		return &peerError{err, store.ErrNotFound}
 	case codes.ResourceExhausted:
 		return &peerError{err, store.ErrBudget}
+	case codes.PermissionDenied:
+		return &peerError{err, ErrMoved}
 	case codes.Canceled:
 		return &peerError{err, context.Canceled}
 	case codes.DeadlineExceeded:
