@@ -223,10 +223,5 @@ func (t *theatre) report(r *result) bool {
 	for _, text := range slices.Concat(faults, r.logs) {
 		t.progress("    %s", text)
 	}
-	if len(faults) > 0 {
-		if err := deploy.Describe(t.cluster, ""); err != nil {
-			t.progress("    %v", err)
-		}
-	}
 	return len(faults) == 0
 }

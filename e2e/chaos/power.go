@@ -61,7 +61,7 @@ var powerScenarios = []scenario{
 		},
 	},
 	{
-		name: "two-lost", apart: true, about: "two of five nodes lose their power together", want: outcome{moved: len(everybody)},
+		name: "two-lost", apart: true, replicas: 2, about: "two of five nodes lose their power together", want: outcome{moved: len(everybody)},
 		fault: func(ctx context.Context, s *stage) error {
 			for _, name := range steppers {
 				if err := s.powerOff(ctx, s.node(name)); err != nil {
@@ -76,7 +76,7 @@ var powerScenarios = []scenario{
 		want: outcome{moved: 0, held: v1alpha1.HeldStormGuard}, fault: storm,
 	},
 	{
-		name: "target-lost", about: "the node that takes over loses its power during the restore", want: outcome{moved: anyNumber}, fault: targetLost,
+		name: "target-lost", replicas: 2, about: "the node that takes over loses its power during the restore", want: outcome{moved: anyNumber}, fault: targetLost,
 	},
 	{
 		name: "stalled", about: "every process of the node stands still for 10 s, and goes on", want: outcome{moved: len(everybody), overlap: 500 * time.Millisecond},

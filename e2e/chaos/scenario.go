@@ -21,6 +21,8 @@ type scenario struct {
 	short bool
 	// apart has the steppers on two nodes, and not on the same one.
 	apart bool
+	// replicas is how many other nodes hold each checkpoint; 0 means one.
+	replicas int
 	// want is what must come of it, beside that the judge's rules are kept.
 	want outcome
 	// fault does what goes wrong, and waits for what comes of it. What it leaves undone

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -78,6 +82,9 @@ func (t *theatre) perform(ctx context.Context, sc scenario) *result {
 		r.err = errors.Join(r.err, s.conclude(after, r))
 		s.logs.close()
 	}
+	if len(r.faults()) > 0 {
+		r.err = errors.Join(r.err, s.describe(after, r))
+	}
 	if ctx.Err() == nil {
 		r.err = errors.Join(r.err, s.remove(after))
 	}
@@ -107,11 +114,15 @@ func (s *stage) open(ctx context.Context, sc scenario) error {
 		second = free[1]
 	}
 	s.logs = record(context.WithoutCancel(ctx), s.cluster, s.namespace)
-	ledger := workload.StatefulSet(s.namespace, s.address, first)
-	for _, object := range []client.Object{
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}},
-		ledger, redisSet(s.namespace, ledger), workload.Deployment(s.namespace, s.address, second),
-	} {
+	ledger, counting := workload.StatefulSet(s.namespace, s.address, first), workload.Deployment(s.namespace, s.address, second)
+	redis := redisSet(s.namespace, ledger)
+	if sc.replicas > 0 {
+		for _, template := range []*corev1.PodTemplateSpec{&ledger.Spec.Template, &counting.Spec.Template, &redis.Spec.Template} {
+			template.Annotations[v1alpha1.AnnotationReplicas] = strconv.Itoa(sc.replicas)
+		}
+	}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}
+	for _, object := range []client.Object{namespace, ledger, redis, counting} {
 		if err := s.api.Create(ctx, object); err != nil {
 			return fmt.Errorf("create %T %s: %w", object, object.GetName(), err)
 		}
@@ -235,6 +246,40 @@ func (s *stage) conclude(ctx context.Context, r *result) error {
 	}
 	return nil
 }
+
+// describe writes the state of everything into a file of the scenario's name among the
+// cluster's logs, and says of the result what the Migrations say.
+func (s *stage) describe(ctx context.Context, r *result) error {
+	migrations, err := s.migrations(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range migrations {
+		r.logs = append(r.logs, fmt.Sprintf("Migration %s from %s: phase %s, result %q %s: %s", m.Name, m.Spec.SourceNode, m.Status.Phase, m.Status.Result, m.Status.Reason, m.Status.Message))
+		for _, p := range m.Status.Phases {
+			r.logs = append(r.logs, fmt.Sprintf("  %s at %s, %s after the loss", p.Phase, p.At.Format(timeOfDay), seconds(p.At.Sub(m.Spec.LostAt.Time))))
+		}
+	}
+	config, err := s.cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	logs, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("describe the cluster: %w", err)
+	}
+	path := filepath.Join(s.cluster.Logs(), r.scenario.name+".txt")
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("describe the cluster: %w", err)
+	}
+	observe.Dump(ctx, file, s.api, logs, s.namespace)
+	r.logs = append(r.logs, "more in "+path+", which moves beside the clusters' folder when the cluster stops")
+	return file.Close()
+}
+
+// timeOfDay is how moments are printed, to be compared with logs.
+const timeOfDay = "15:04:05.000"
 
 // concludeRedis looks whether redis is the process that it was, unless it is reported to
 // have started anew, and whether it has forgotten more than its checkpoint lacks.
