@@ -86,6 +86,10 @@ func schedulerTable(runs []schedulerRun) string {
 			milliseconds(quantile(latencies, 0.5)), milliseconds(quantile(latencies, 0.99)),
 			float64(total)/float64(len(g.runs)*g.runs[0].placed))
 	}
+	fmt.Fprintln(&t, "\nrequests a pod:")
+	for _, g := range groups {
+		fmt.Fprintf(&t, "%d nodes, %s: %s\n", g.size.nodes, g.variant.name, mostRequested(g))
+	}
 	fmt.Fprintln(&t)
 	for _, g := range groups {
 		if line := schedulerNotes(g, groups); line != "" {
