@@ -38,6 +38,7 @@ type Metrics struct {
 	paused       prometheus.Gauge
 	volumesHeld  prometheus.Gauge
 	collected    *prometheus.CounterVec
+	unprotected  *prometheus.GaugeVec
 }
 
 // migrationReason is the label with the reason of the Migration itself: why its
@@ -95,13 +96,17 @@ func New(registry prometheus.Registerer) *Metrics {
 			Name: "lifeboat_volumes_held",
 			Help: "Fenced nodes that keep volumes of recovered pods attached because other pods there could be harmed.",
 		}),
+		unprotected: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lifeboat_unprotected_pods",
+			Help: "Running pods that opted in and would not be restored if their node were lost now, by reason.",
+		}, []string{"reason"}),
 		collected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "lifeboat_collected_total",
 			Help: "Records that were removed because nobody needs them any more, by kind.",
 		}, []string{"kind"}),
 	}
 	registry.MustRegister(m.recoveries, m.phases, m.rto, m.rpo, m.nodes, m.declarations, m.refused, m.held, m.open, m.paused,
-		m.volumesHeld, m.collected)
+		m.volumesHeld, m.collected, m.unprotected)
 	for _, outcome := range []Outcome{Declared, Fenced, Refuted, Abandoned} {
 		m.declarations.WithLabelValues(string(outcome))
 	}
@@ -151,6 +156,14 @@ func (m *Metrics) Recoveries(open int, held map[v1alpha1.HeldReason]int) {
 	m.open.Set(float64(open))
 	for _, reason := range heldReasons {
 		m.held.WithLabelValues(string(reason)).Set(float64(held[reason]))
+	}
+}
+
+// Unprotected sets how many running pods that opted in are not protected, by reason.
+func (m *Metrics) Unprotected(pods map[string]int) {
+	m.unprotected.Reset()
+	for reason, n := range pods {
+		m.unprotected.WithLabelValues(reason).Set(float64(n))
 	}
 }
 

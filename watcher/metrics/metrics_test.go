@@ -44,6 +44,8 @@ func filled() *prometheus.Registry {
 	m.Declaration(Declared)
 	m.Refused(v1alpha1.HeldStormGuard)
 	m.Recoveries(2, map[v1alpha1.HeldReason]int{v1alpha1.HeldPaused: 3})
+	m.Unprotected(map[string]int{"NoRoom": 1, "FirstCheckpoint": 2})
+	m.Unprotected(map[string]int{"NoRoom": 3})
 	m.Paused(true)
 	m.VolumesHeld(1)
 	m.Collected("Migration")
@@ -77,6 +79,9 @@ lifeboat_recoveries_held{reason="Paused"} 3
 lifeboat_recoveries_held{reason="RateLimited"} 0
 lifeboat_recoveries_held{reason="StormGuard"} 0
 lifeboat_recoveries_held{reason="TooFewPeers"} 0
+# HELP lifeboat_unprotected_pods Running pods that opted in and would not be restored if their node were lost now, by reason.
+# TYPE lifeboat_unprotected_pods gauge
+lifeboat_unprotected_pods{reason="NoRoom"} 3
 # HELP lifeboat_nodes Nodes with a fence record by what is believed of them: Alive, Suspected, Unreachable, Gone, Lost (declared) or Fenced.
 # TYPE lifeboat_nodes gauge
 lifeboat_nodes{state="Alive"} 3
@@ -86,7 +91,8 @@ lifeboat_nodes{state="Lost"} 0
 lifeboat_nodes{state="Suspected"} 0
 lifeboat_nodes{state="Unreachable"} 0
 `
-	if err := testutil.GatherAndCompare(filled(), strings.NewReader(want), "lifeboat_recoveries_total", "lifeboat_recoveries_held", "lifeboat_nodes"); err != nil {
+	if err := testutil.GatherAndCompare(filled(), strings.NewReader(want), "lifeboat_recoveries_total", "lifeboat_recoveries_held", "lifeboat_unprotected_pods",
+		"lifeboat_nodes"); err != nil {
 		t.Error(err)
 	}
 	families, err := filled().Gather()

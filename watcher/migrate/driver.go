@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -55,6 +56,7 @@ type Driver struct {
 	nodes *nodes
 	holds *holds
 	pause *pause
+	kept  volumesHeld
 	// told are the Migrations, by UID, whose closing was told.
 	told sync.Map
 }
@@ -77,7 +79,7 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 	}
 	// Every kind is watched from the start, whether this watcher leads or not: to
 	// read a kind for the first time takes a second that no recovery has.
-	for _, kind := range []client.Object{&corev1.Pod{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}} {
+	for _, kind := range []client.Object{&corev1.Pod{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}, &storagev1.VolumeAttachment{}} {
 		if _, err := mgr.GetCache().GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
@@ -95,8 +97,9 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 			d.pause.wait(ctx)
 			return d.decide(ctx, d.nodes, mgr.Elected())
 		}),
-		manager.RunnableFunc(d.countRecoveries),
+		manager.RunnableFunc(d.setGauges),
 		manager.RunnableFunc(d.tellPaused),
+		manager.RunnableFunc(d.collect),
 	} {
 		if err := mgr.Add(runnable); err != nil {
 			return fmt.Errorf("add the decider: %w", err)

@@ -171,39 +171,3 @@ func (n *nodes) fact(name string, now time.Time) (detect.Fact, bool) {
 	}
 	return detect.Fact{}, false
 }
-
-// countRecoveries sets the metrics of what is open and held, as long as it leads.
-func (d *Driver) countRecoveries(ctx context.Context) error {
-	tick := time.NewTicker(lookWhileHeld)
-	defer tick.Stop()
-	for {
-		var list v1alpha1.MigrationList
-		if err := d.Client.List(ctx, &list); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			d.Log.Warn("open recoveries are not counted", "error", err)
-		} else {
-			d.Metrics.Recoveries(countHeld(list.Items))
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-func countHeld(migrations []v1alpha1.Migration) (open int, held map[v1alpha1.HeldReason]int) {
-	held = map[v1alpha1.HeldReason]int{}
-	for i := range migrations {
-		switch m := &migrations[i]; {
-		case !m.Open():
-		case m.Status.Held != nil:
-			held[m.Status.Held.Reason]++
-		default:
-			open++
-		}
-	}
-	return open, held
-}

@@ -53,17 +53,24 @@ func (d *Driver) prepare(ctx context.Context, fence *v1alpha1.Fence) {
 
 // reconcileFence does what a node's record calls for, however often it is asked: no
 // protected pod stays on a fenced node, however it got there, and the pods of a node
-// that looks lost and is held have their Migrations.
+// that looks lost and is held have their Migrations. Volumes follow the pods.
 func (d *Driver) reconcileFence(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	fence := &v1alpha1.Fence{}
 	if err := d.Client.Get(ctx, request.NamespacedName, fence); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if fenced, ok := decide.FencedBy(fence); ok {
-		return reconcile.Result{}, d.recoverNode(ctx, fenced)
+		err := d.recoverNode(ctx, fenced)
+		again, volumesErr := d.detachVolumes(ctx, fenced)
+		return reconcile.Result{RequeueAfter: again}, errors.Join(err, volumesErr)
 	}
+	d.keepVolumes(ctx, fence.Name, "")
 	if held, ok := d.holds.of(fence.Name); ok {
 		return reconcile.Result{}, d.holdNode(ctx, fence, held)
+	}
+	if fence.Spec.State == v1alpha1.FenceRunning {
+		again, err := d.readmit(ctx, fence)
+		return reconcile.Result{RequeueAfter: again}, err
 	}
 	return reconcile.Result{}, nil
 }

@@ -1,0 +1,116 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+const (
+	// countEvery is how often the gauges of recoveries and pods are set.
+	countEvery = 5 * time.Second
+	// reportDelay is by how much a Checkpoint may be behind what it tells of: the
+	// checkpointers write it at a bounded rate.
+	reportDelay = 10 * time.Second
+)
+
+// setGauges sets the metrics of what there is, as long as it leads.
+func (d *Driver) setGauges(ctx context.Context) error {
+	tick := time.NewTicker(countEvery)
+	defer tick.Stop()
+	for {
+		if err := d.countAll(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			d.Log.Warn("recoveries and pods are not counted", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *Driver) countAll(ctx context.Context, now time.Time) error {
+	var (
+		migrations  v1alpha1.MigrationList
+		pods        corev1.PodList
+		checkpoints v1alpha1.CheckpointList
+	)
+	for what, list := range map[string]client.ObjectList{"migrations": &migrations, "pods": &pods, "checkpoints": &checkpoints} {
+		if err := d.Client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("list %s: %w", what, err)
+		}
+	}
+	d.Metrics.Recoveries(countHeld(migrations.Items))
+	d.Metrics.Unprotected(countUnprotected(pods.Items, checkpoints.Items, now))
+	return nil
+}
+
+// countHeld counts the open Migrations, and those of them that are held by reason.
+func countHeld(migrations []v1alpha1.Migration) (open int, held map[v1alpha1.HeldReason]int) {
+	held = map[v1alpha1.HeldReason]int{}
+	for i := range migrations {
+		switch m := &migrations[i]; {
+		case !m.Open():
+		case m.Status.Held != nil:
+			held[m.Status.Held.Reason]++
+		default:
+			open++
+		}
+	}
+	return open, held
+}
+
+// countUnprotected counts the running pods that opted in and would not be restored, by
+// the reason of their Checkpoints' condition.
+func countUnprotected(pods []corev1.Pod, checkpoints []v1alpha1.Checkpoint, now time.Time) map[string]int {
+	byName := map[client.ObjectKey]*v1alpha1.Checkpoint{}
+	for i := range checkpoints {
+		byName[client.ObjectKeyFromObject(&checkpoints[i])] = &checkpoints[i]
+	}
+	count := map[string]int{}
+	for i := range pods {
+		pod := &pods[i]
+		if pod.Status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
+			continue
+		}
+		protection, err := v1alpha1.ParseAnnotations(pod.Annotations)
+		if err == nil && !protection.Protected {
+			continue
+		}
+		checkpoint := byName[client.ObjectKeyFromObject(pod)]
+		if checkpoint != nil && checkpoint.Spec.PodUID != pod.UID {
+			checkpoint = nil // an earlier pod's
+		}
+		if reason := unprotectedBecause(checkpoint, protection, now); reason != "" {
+			count[reason]++
+		}
+	}
+	return count
+}
+
+// unprotectedBecause says why a pod would not be restored, nothing if it would be. A
+// checkpointer that does not run any more cannot report that its checkpoints age.
+func unprotectedBecause(checkpoint *v1alpha1.Checkpoint, protection v1alpha1.Protection, now time.Time) string {
+	if checkpoint == nil {
+		return v1alpha1.ReasonFirstCheckpoint
+	}
+	s := checkpoint.Status
+	condition := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionProtected)
+	switch {
+	case condition == nil:
+		return v1alpha1.ReasonFirstCheckpoint
+	case condition.Status != metav1.ConditionTrue:
+		return condition.Reason
+	case s.TakenAt != nil && now.Sub(s.TakenAt.Time) > 3*protection.Interval+reportDelay:
+		return v1alpha1.ReasonCheckpointOutdated
+	}
+	return ""
+}
