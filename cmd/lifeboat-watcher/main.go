@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -21,20 +22,21 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	if err := command(ctrl.GetConfig).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "lifeboat-watcher:", err)
 		os.Exit(1)
 	}
 }
 
-func command() *cobra.Command {
+// command is the program. Find says how to reach the cluster.
+func command(find func() (*rest.Config, error)) *cobra.Command {
 	config := watcher.Config{PodName: os.Getenv("POD_NAME"), PodIP: os.Getenv("POD_IP")}
 	level := slog.LevelInfo
 	c := &cobra.Command{
 		Use: "lifeboat-watcher", Short: "Notices the loss of nodes and recovers their protected pods",
 		Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(c *cobra.Command, _ []string) error {
-			api, err := ctrl.GetConfig()
+			api, err := find()
 			if err != nil {
 				return fmt.Errorf("find the cluster: %w", err)
 			}

@@ -36,6 +36,8 @@ const (
 	asWatcher  = "watcher"
 	asNode     = "node"   // the membership, the store and the peer protocol of a checkpointer
 	asFencer   = "fencer" // the real fencer, of a node on which nothing runs
+	// ordersVariable has the path of a watcher's file of orders, see mortal.
+	ordersVariable = "LIFEBOAT_TEST_ORDERS"
 	// nodeVariable has a nodeConfig as JSON.
 	nodeVariable = "LIFEBOAT_TEST_NODE"
 )
@@ -59,8 +61,7 @@ func TestMain(m *testing.M) {
 	var err error
 	switch os.Getenv(asVariable) {
 	case asWatcher:
-		main()
-		return
+		err = runWatcher()
 	case asNode:
 		err = runNode()
 	case asFencer:

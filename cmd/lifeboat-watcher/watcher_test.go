@@ -37,11 +37,30 @@ type cluster struct {
 	*controlPlane
 	watchers []*replica
 	nodes    map[string]*node
+	member   int // the port of the membership
 }
 
+// replica is a watcher that runs as a program of its own.
 type replica struct {
 	*controlplane.Program
+	number               int
 	metrics, webhookPort string
+	// orders is the file that tells it after which write to die.
+	orders string
+}
+
+// startWatcher starts a watcher, or another one in an earlier one's place.
+func (c *cluster) startWatcher(t *testing.T, number int) *replica {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &replica{number: number, metrics: controlplane.FreeAddress(t), webhookPort: controlplane.FreePort(t), orders: filepath.Join(t.TempDir(), "orders")}
+	r.Program = controlplane.StartProgram(t, []string{"KUBECONFIG=" + c.Kubeconfig(watcherToken), asVariable + "=" + asWatcher, ordersVariable + "=" + r.orders,
+		fmt.Sprintf("POD_NAME=watcher-%d", number), fmt.Sprintf("POD_IP=127.0.0.%d", 20+number)}, self,
+		"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--member-port", strconv.Itoa(c.member))
+	return r
 }
 
 func startCluster(t *testing.T) *cluster {
@@ -53,18 +72,10 @@ func startCluster(t *testing.T) *cluster {
 	if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}); err != nil {
 		t.Fatal(err)
 	}
-	member, _ := strconv.Atoi(controlplane.FreePort(t))
+	c.member, _ = strconv.Atoi(controlplane.FreePort(t))
 	peer, _ := strconv.Atoi(controlplane.FreePort(t))
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for i := 1; i <= 2; i++ {
-		r := &replica{metrics: controlplane.FreeAddress(t), webhookPort: controlplane.FreePort(t)}
-		r.Program = controlplane.StartProgram(t, []string{"KUBECONFIG=" + c.Kubeconfig(watcherToken), asVariable + "=" + asWatcher,
-			fmt.Sprintf("POD_NAME=watcher-%d", i), fmt.Sprintf("POD_IP=127.0.0.%d", 20+i)}, self,
-			"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--member-port", strconv.Itoa(member))
-		c.watchers = append(c.watchers, r)
+		c.watchers = append(c.watchers, c.startWatcher(t, i))
 	}
 	// There is no service network: the API server reaches the first watcher by name.
 	c.apply("../../manifests/admission.yaml", func(object *unstructured.Unstructured) {
@@ -83,7 +94,7 @@ func startCluster(t *testing.T) *cluster {
 	})
 	for i := 1; i <= 5; i++ {
 		name := fmt.Sprintf("n%d", i)
-		config := nodeConfig{Name: name, IP: fmt.Sprintf("127.0.0.%d", 10+i), MemberPort: member, PeerPort: peer}
+		config := nodeConfig{Name: name, IP: fmt.Sprintf("127.0.0.%d", 10+i), MemberPort: c.member, PeerPort: peer}
 		if name == "n3" {
 			config.Sealed = []sealed{
 				{Namespace: "shop", PodUID: heldPodUID, Number: 5, TakenAt: time.Now().Add(-time.Minute)},
@@ -545,7 +556,9 @@ func storm(t *testing.T, c *cluster) {
 		c.nodes[name].checkpointer.Signal(t, syscall.SIGSTOP)
 		c.nodes[name].fencer.Signal(t, syscall.SIGSTOP)
 	}
-	c.event(t, "n3", "RecoveryRefused")
+	for _, name := range []string{"n1", "n2", "n5"} {
+		c.event(t, name, "RecoveryHeld")
+	}
 	time.Sleep(permission.Default.Wait() + time.Second)
 	for _, name := range []string{"n1", "n2", "n5"} {
 		if spec, err := c.state(t.Context(), name); err != nil || spec.State == v1alpha1.FenceFenced {
@@ -559,5 +572,5 @@ func storm(t *testing.T, c *cluster) {
 	for _, name := range []string{"n1", "n2", "n5"} {
 		c.powerOn(t, name)
 	}
-	c.event(t, "n3", "RecoveryResumed")
+	c.event(t, "n1", "RecoveryReleased")
 }
