@@ -99,6 +99,14 @@ bench-store: ## Measure what generations take of disk, network and processor (as
 bench-restore: ## Measure the time to the first right answer beside runc's (as root)
 	go run ./e2e/bench restore $(ARGS)
 
+.PHONY: bench-scheduler
+bench-scheduler: ## Measure how fast pods are placed on 1,000 and 5,000 nodes (ARGS='--sizes 1000:2000')
+	go run ./e2e/scale scheduler $(ARGS)
+
+.PHONY: bench-watcher
+bench-watcher: ## Measure what the watcher costs with 1,000 nodes and 10,000 pods (ARGS='--nodes 100')
+	go run ./e2e/scale watcher $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was built here; the cache of the local cluster stays
 	rm -rf bin dist
