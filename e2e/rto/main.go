@@ -27,19 +27,13 @@ import (
 	"github.com/lifeboat-dev/lifeboat/e2e/deploy"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
 	"github.com/lifeboat-dev/lifeboat/e2e/marked"
+	"github.com/lifeboat-dev/lifeboat/e2e/stock"
 )
 
 const namespace = "shop"
 
 // stepLimit bounds each wait between two losses.
 const stepLimit = 3 * time.Minute
-
-// fastest are the settings of Kubernetes for the cart without protection. A Lease
-// cannot be shorter than a second, and is renewed four times in it. See
-// docs/benchmarks.md for what shorter ones lead to.
-var fastest = cluster.NodeMonitor{
-	Every: 250 * time.Millisecond, Grace: 2 * time.Second, Status: time.Second, Lease: time.Second,
-}
 
 // options are what the command line says.
 type options struct {
@@ -54,14 +48,14 @@ type options struct {
 
 func main() {
 	begin := time.Now()
-	o := options{cluster: cluster.Config{NodeMonitor: fastest, Progress: func(step string) {
+	o := options{cluster: cluster.Config{NodeMonitor: stock.Fastest, Progress: func(step string) {
 		fmt.Fprintf(os.Stderr, "  %6.1f s  %s\n", time.Since(begin).Seconds(), step)
 	}}}
 	flag.IntVar(&o.losses, "losses", 20, "number of losses")
 	flag.Int64Var(&o.generations, "generations", 2, "durable checkpoints of the shopper's items before each loss")
 	flag.StringVar(&o.cluster.Name, "name", "rto", "the cluster's name")
 	flag.BoolVar(&o.stock, "stock", true, "lose a cart without protection too, on Kubernetes' fastest settings (false: neither)")
-	flag.DurationVar(&o.cluster.NodeMonitor.Grace, "grace", fastest.Grace, "how long a node may be silent until Kubernetes takes it for lost")
+	flag.DurationVar(&o.cluster.NodeMonitor.Grace, "grace", stock.Fastest.Grace, "how long a node may be silent until Kubernetes takes it for lost")
 	flag.DurationVar(&o.wait, "stock-wait", time.Minute, "how much longer the cart without protection is waited for in some losses")
 	flag.IntVar(&o.waits, "stock-waits", 3, "number of those losses")
 	flag.StringVar(&o.csv, "csv", "", "file to write every loss to, as comma-separated values")
@@ -108,9 +102,11 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	watch := watchFalseLosses(ctx, l.shop, o.cluster.Progress)
+	watch := stock.WatchFalseLosses(ctx, c, api, func(node string) {
+		o.cluster.Progress("false loss: Kubernetes takes node " + node + " for lost, and it has power")
+	})
 	trials, err := o.measure(ctx, l)
-	r := results{trials: trials, monitor: o.cluster.NodeMonitor, falseLosses: watch.end()}
+	r := results{trials: trials, monitor: o.cluster.NodeMonitor, falseLosses: watch.End()}
 	return errors.Join(err, o.report(os.Stdout, r, err == nil))
 }
 

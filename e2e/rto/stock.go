@@ -16,6 +16,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
+	"github.com/lifeboat-dev/lifeboat/e2e/stock"
 )
 
 // stockNamespace is where the cart without protection runs.
@@ -68,16 +69,16 @@ func (r *stockRecord) alone() bool {
 // sameProcess says whether the process that came back is the one that was lost.
 func (r *stockRecord) sameProcess() bool { return r.after.Birth == r.before.Birth }
 
-// stock is the shop without protection.
-type stock struct{ loss.Shop }
+// stockShop is the shop without protection.
+type stockShop struct{ loss.Shop }
 
-func newStock(protected *loss.Shop) *stock {
-	return &stock{loss.Shop{Cluster: protected.Cluster, Client: protected.Client, Namespace: stockNamespace}}
+func newStock(protected *loss.Shop) *stockShop {
+	return &stockShop{loss.Shop{Cluster: protected.Cluster, Client: protected.Client, Namespace: stockNamespace}}
 }
 
 // prepare sends a shopper to the cart, which must be on the node, and takes down what
 // is in it.
-func (s *stock) prepare(ctx context.Context, node string) (*stockWatch, error) {
+func (s *stockShop) prepare(ctx context.Context, node string) (*stockWatch, error) {
 	pod, err := s.SendShopper(ctx)
 	if err != nil {
 		return nil, err
@@ -89,14 +90,14 @@ func (s *stock) prepare(ctx context.Context, node string) (*stockWatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &stockWatch{stock: s, lost: pod, shopper: shopper, done: make(chan error, 1)}
+	w := &stockWatch{stockShop: s, lost: pod, shopper: shopper, done: make(chan error, 1)}
 	w.record.before, err = s.At(pod).Snapshot(ctx)
 	return w, err
 }
 
 // stockWatch follows the cart without protection through one loss.
 type stockWatch struct {
-	*stock
+	*stockShop
 	lost, shopper *corev1.Pod
 	record        stockRecord
 	done          chan error
@@ -121,7 +122,7 @@ func (w *stockWatch) look(ctx context.Context, cut time.Time) (back bool, seen s
 	if err := w.Client.Get(ctx, types.NamespacedName{Name: w.lost.Spec.NodeName}, &node); err != nil {
 		return false, "", err
 	}
-	ready := nodeReady(&node)
+	ready := stock.Ready(&node)
 	pod := &corev1.Pod{}
 	err = w.Client.Get(ctx, client.ObjectKeyFromObject(w.lost), pod)
 	if client.IgnoreNotFound(err) != nil {
@@ -194,13 +195,4 @@ func (w *stockWatch) conclude(ctx context.Context) (*stockRecord, error) {
 		}
 	}
 	return r, w.StopShopper(ctx)
-}
-
-func nodeReady(node *corev1.Node) bool {
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == corev1.NodeReady {
-			return condition.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }

@@ -105,21 +105,21 @@ func (r results) figures(out io.Writer) error {
 
 // stock writes what happened to the cart without Lifeboat.
 func (r results) stock(out io.Writer) error {
-	var stock []*trial
+	var lost []*trial
 	alone, same, acked, kept, ticks := 0, 0, 0, 0, int64(0)
 	var shortest, longest time.Duration
 	for _, t := range r.trials {
 		if t.stock == nil {
 			continue
 		}
-		stock = append(stock, t)
+		lost = append(lost, t)
 		alone += count(t.stock.alone())
 		same += count(t.stock.sameProcess())
 		acked, kept, ticks = acked+t.stock.acked, kept+t.stock.kept, ticks+t.stock.ticks
 		off := t.stock.powerOn.Sub(t.CutAt)
 		shortest, longest = min(cmp.Or(shortest, off), off), max(longest, off)
 	}
-	if len(stock) == 0 {
+	if len(lost) == 0 {
 		return nil
 	}
 	fmt.Fprintf(out, "\nThe same StatefulSet without Lifeboat, on the same nodes, lost by the same cuts, on stock Kubernetes as fast as it goes:\n"+
@@ -128,7 +128,7 @@ func (r results) stock(out io.Writer) error {
 	rows := newRows(out)
 	moment := func(name string, from, to func(*trial) time.Time) {
 		var measured []time.Duration
-		for _, t := range stock {
+		for _, t := range lost {
 			if !from(t).IsZero() && !to(t).IsZero() {
 				measured = append(measured, to(t).Sub(from(t)))
 			}
@@ -149,8 +149,8 @@ func (r results) stock(out io.Writer) error {
 	fmt.Fprintf(out, "\nIt came back by itself, the node still without power, %d of %d times; the power was off for %s to %s s.\n"+
 		"Its memory came back %d of %d times; of %d acknowledged items %d are lost, and %.0f s of the process's life each time.\n"+
 		"Kubernetes took a node that had power for lost %d times in the whole run.\n",
-		alone, len(stock), s(shortest), s(longest), same, len(stock), acked, acked-kept,
-		float64(ticks)/float64(len(stock))/10, r.falseLosses)
+		alone, len(lost), s(shortest), s(longest), same, len(lost), acked, acked-kept,
+		float64(ticks)/float64(len(lost))/10, r.falseLosses)
 	return nil
 }
 

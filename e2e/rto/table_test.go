@@ -10,6 +10,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/e2e/cart"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
+	"github.com/lifeboat-dev/lifeboat/e2e/stock"
 )
 
 var cut = time.Unix(100, 0)
@@ -65,7 +66,7 @@ func trials() []*trial {
 
 func TestTables(t *testing.T) {
 	var out strings.Builder
-	if err := (results{trials: trials(), monitor: fastest, falseLosses: 7}).tables(&out); err != nil {
+	if err := (results{trials: trials(), monitor: stock.Fastest, falseLosses: 7}).tables(&out); err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(out.String()), " ")

@@ -24,7 +24,7 @@ type trial struct {
 // lab is where the losses happen.
 type lab struct {
 	shop  *loss.Shop
-	stock *stock // nil for none
+	stock *stockShop // nil for none
 	// generations of the shopper's items are durable before each loss.
 	generations int64
 	progress    func(step string)

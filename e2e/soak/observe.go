@@ -161,6 +161,14 @@ func (o *observer) shopperSaw(status cart.Status) {
 	}
 }
 
+// falseLoss notes that Kubernetes takes a node for lost.
+func (o *observer) falseLoss(node string) {
+	o.say("Kubernetes takes node " + node + " for lost")
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.notReady++
+}
+
 // missed notes a look that has failed, unless it was ended.
 func (o *observer) missed(ctx context.Context) {
 	if ctx.Err() != nil {

@@ -95,6 +95,7 @@ func (o *observer) outcome(s *summary, took, limit time.Duration) (text string, 
 	fmt.Fprintf(&out, "  longest standstill as the clients saw it: %s; at most %s are allowed\n", o.standstills(), limit)
 	fmt.Fprintf(&out, "  answers: %s %d, %s %d\n", cartName, o.answers[cartName], redisName, o.answers[redisName])
 	fmt.Fprintf(&out, "  checkpoints that became durable: %s\n", s.checkpoints())
+	fmt.Fprintf(&out, "  Kubernetes itself took a node for lost %d times\n", o.notReady)
 	if o.blind > 0 {
 		fmt.Fprintf(&out, "  %d looks at the cluster failed\n", o.blind)
 	}

@@ -16,6 +16,8 @@ import (
 type tally struct {
 	// Declared, refuted and fenced count what became of the nodes' fence records.
 	declared, refuted, fenced int
+	// notReady counts the nodes that Kubernetes itself took for lost.
+	notReady int
 	// migrations are the names of all that there were.
 	migrations map[string]bool
 	// restarts are the containers that started anew, or pods that others replaced.
