@@ -126,6 +126,20 @@ func (w *population) report(ctx context.Context, i int) error {
 	return w.p.Status().Patch(ctx, checkpoint, client.RawPatch(types.MergePatchType, patch))
 }
 
+// tellLoad has the checkpointer of a node tell how busy the node is.
+func (w *population) tellLoad(ctx context.Context, i int) error {
+	if i == 0 && w.lost.Load() {
+		return nil
+	}
+	load := v1alpha1.NodeLoad{At: metav1.Now(), CPUPressure: int32(time.Now().Second() / 3), MemoryAvailableBytes: 64 << 30}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"load": load}})
+	if err != nil {
+		return err
+	}
+	fence := &v1alpha1.Fence{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
+	return w.p.Status().Patch(ctx, fence, client.RawPatch(types.MergePatchType, patch))
+}
+
 // pulse does something for each of n things once in a while, spread evenly over it.
 type pulse struct {
 	n     int

@@ -67,7 +67,7 @@ func TestWatcherBench(t *testing.T) {
 	inModule(t)
 	const nodes, pods = 20, 5
 	run, err := benchWatcher(t.Context(), telling(t), watcherOptions{
-		nodes: nodes, podsPerNode: pods, settle: time.Second, idle: 5 * time.Second, checkpointInterval: 5 * time.Second,
+		nodes: nodes, podsPerNode: pods, settle: time.Second, idle: 5 * time.Second, checkpointInterval: 5 * time.Second, loadInterval: 5 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)

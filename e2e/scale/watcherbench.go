@@ -35,7 +35,8 @@ const (
 // watcherOptions are how the watcher is measured.
 type watcherOptions struct {
 	nodes, podsPerNode               int
-	settle, idle, checkpointInterval time.Duration
+	settle, idle                     time.Duration
+	checkpointInterval, loadInterval time.Duration
 	program                          string
 }
 
@@ -43,8 +44,8 @@ func (o watcherOptions) validate() error {
 	if o.nodes < minNodes || o.nodes > 1<<16 || o.podsPerNode < 1 || o.podsPerNode > podsOnNode {
 		return fmt.Errorf("use %d to %d nodes, with 1 to %d pods each", minNodes, 1<<16, podsOnNode)
 	}
-	if o.idle < time.Second || o.checkpointInterval < time.Second {
-		return errors.New("--idle and --interval must be at least 1s")
+	if min(o.idle, o.checkpointInterval, o.loadInterval) < time.Second {
+		return errors.New("--idle, --interval and --load must be at least 1s")
 	}
 	return nil
 }
@@ -56,12 +57,12 @@ type watcherRun struct {
 	ready time.Duration
 	// idle: memory at the end, processor time and requests over it, and the writes a
 	// second that the cluster itself made, which the watcher hears of.
-	memory         memory
-	processor      time.Duration
-	took           time.Duration
-	requests       map[string]int
-	leases, status float64
-	recovery       recovery
+	memory                 memory
+	processor              time.Duration
+	took                   time.Duration
+	requests               map[string]int
+	leases, reports, loads float64
+	recovery               recovery
 	// after is the memory after the recovery.
 	after memory
 }
@@ -87,6 +88,7 @@ func watcherCommand(output func(string) error) *cobra.Command {
 	flags.DurationVar(&o.settle, "settle", 20*time.Second, "time before anything is measured")
 	flags.DurationVar(&o.idle, "idle", 2*time.Minute, "time that is measured without a loss")
 	flags.DurationVar(&o.checkpointInterval, "interval", v1alpha1.DefaultInterval, "time between two checkpoints of a pod, each of which is reported to the API")
+	flags.DurationVar(&o.loadInterval, "load", 30*time.Second, "time between two changes of a node's load that its checkpointer tells; at most every 10s")
 	flags.StringVar(&o.program, "program", "", "watcher to measure (default: built from the sources here)")
 	return cmd
 }
@@ -130,8 +132,9 @@ func benchWatcher(ctx context.Context, progress func(string), o watcherOptions) 
 func (run *watcherRun) measure(s *scope, p *plane, pods *population) error {
 	leases := &pulse{n: run.nodes, every: leaseEvery, do: pods.renew}
 	reports := &pulse{n: run.nodes * run.podsPerNode, every: run.checkpointInterval, do: pods.report}
-	failed := make(chan error, 2)
-	for _, beat := range []*pulse{leases, reports} {
+	loads := &pulse{n: run.nodes, every: run.loadInterval, do: pods.tellLoad}
+	failed := make(chan error, 3)
+	for _, beat := range []*pulse{leases, reports, loads} {
 		go func() { failed <- beat.run(s.ctx) }()
 	}
 	pause := func(what string, d time.Duration) error {
@@ -163,7 +166,7 @@ func (run *watcherRun) measure(s *scope, p *plane, pods *population) error {
 	if err != nil {
 		return err
 	}
-	begin, renewed, reported := time.Now(), leases.done.Load(), reports.done.Load()
+	begin, renewed, reported, told := time.Now(), leases.done.Load(), reports.done.Load(), loads.done.Load()
 	if err := pause(fmt.Sprintf("leaving it alone for %s", run.idle), run.idle); err != nil {
 		return err
 	}
@@ -181,12 +184,12 @@ func (run *watcherRun) measure(s *scope, p *plane, pods *population) error {
 		return err
 	}
 	run.requests = counts(requests)
-	run.leases, run.status = leases.rate(renewed, run.took), reports.rate(reported, run.took)
+	run.leases, run.reports, run.loads = leases.rate(renewed, run.took), reports.rate(reported, run.took), loads.rate(told, run.took)
 	for _, beat := range []struct {
 		what string
 		*pulse
 		rate float64
-	}{{"Leases", leases, run.leases}, {"Checkpoints", reports, run.status}} {
+	}{{"Leases", leases, run.leases}, {"Checkpoints", reports, run.reports}, {"loads", loads, run.loads}} {
 		if beat.rate < enough*beat.wanted() {
 			return fmt.Errorf("this machine is too small: %.0f %s a second were written instead of %.0f; use fewer nodes or pods", beat.rate, beat.what, beat.wanted())
 		}

@@ -19,8 +19,8 @@ func watcherTable(run *watcherRun) string {
 	for _, n := range run.requests {
 		total += n
 	}
-	fmt.Fprintf(&t, "%d nodes, %d protected pods; the cluster writes %.0f Leases and %.0f Checkpoints a second\n",
-		run.nodes, run.nodes*run.podsPerNode, run.leases, run.status)
+	fmt.Fprintf(&t, "%d nodes, %d protected pods; the cluster writes %.0f Leases, %.0f Checkpoints and %.0f loads a second\n",
+		run.nodes, run.nodes*run.podsPerNode, run.leases, run.reports, run.loads)
 	row("started, leading, and all nodes known after", "%.1f s", run.ready.Seconds())
 	fmt.Fprintf(&t, "idle for %s\n", run.took.Round(time.Second))
 	row("resident memory, at its peak since the start", "%s, %s", mebibytes(run.memory.resident), mebibytes(run.memory.peak))
