@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -84,6 +85,7 @@ type Agent struct {
 	// confirmed are the pods that the API said are this node's.
 	confirmed *confirmations
 	facts     v1alpha1.NodeFacts
+	history   *history
 
 	// dumping is held while a pod is paused: one pod of a node at a time.
 	dumping sync.Mutex
@@ -105,6 +107,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		pods:      map[string]*podState{},
 		movedPods: map[string]bool{},
 		restores:  map[string]*restore{},
+		history:   newHistory(),
 	}
 	clientset, err := kubernetes.NewForConfig(kube)
 	if err != nil {
@@ -179,6 +182,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	group.Go(func() error { return a.serveMetrics(ctx) })
 	group.Go(func() error { return a.joinMembers(ctx, authority) })
 	group.Go(func() error { return a.publishFacts(ctx) })
+	group.Go(func() error { return a.publishHistory(ctx) })
 	group.Go(func() error { return a.publishLoad(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
@@ -302,6 +306,12 @@ func (a *Agent) publishFacts(ctx context.Context) error {
 		}
 		facts.PeerAddress = net.JoinHostPort(a.cfg.NodeIP, strconv.Itoa(a.cfg.PeerPort))
 		wait := 10 * time.Minute
+		if facts.RuntimeHandlers, err = a.runtime.handlers(ctx); err != nil {
+			a.log.Warn("runtime handlers are not known", "err", err)
+		}
+		if len(facts.RuntimeHandlers) > 0 && !slices.Contains(facts.RuntimeHandlers, v1alpha1.RuntimeHandler) {
+			wait = time.Minute // it is being set up
+		}
 		err = a.patchStatus(ctx, func(status *v1alpha1.FenceStatus) { status.Facts = facts })
 		if err != nil {
 			a.log.Info("facts not published yet", "err", err)

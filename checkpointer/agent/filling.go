@@ -145,6 +145,7 @@ func (a *Agent) await(ctx context.Context, r *restore, f *filling) {
 	log.Info("all memory is filled in", "faults", stats.Faults, "faultBytes", stats.FaultBytes, "drainedBytes", stats.DrainedBytes,
 		"longestFault", stats.LongestFault, "took", stats.Done.Sub(stats.Restored))
 	a.metrics.filled(f.container.Namespace, stats)
+	a.history.filled(r.opened.fromOwnStore(), stats)
 	for i := range r.status.Containers {
 		if r.status.Containers[i].Name == f.container.Name {
 			r.status.Containers[i].Filling = false

@@ -71,6 +71,7 @@ func (a *Agent) killUndrained(ctx context.Context, kept map[string]bool) {
 // are restored again, from the next older generation. r.mu is held.
 func (a *Agent) spoil(ctx context.Context, r *restore, f *filling, cause error) {
 	message := fmt.Sprintf("generation %d could not be restored in full: memory of container %s is missing: %v", r.opened.number, f.container.Name, cause)
+	a.history.failed(time.Now(), v1alpha1.ReasonCheckpointDamaged)
 	r.spoiled[r.opened.number] = message
 	r.status.Skipped = append(r.status.Skipped, v1alpha1.SkippedGeneration{Generation: r.opened.number, Reason: message})
 	for _, entry := range r.status.Containers {

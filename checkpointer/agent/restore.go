@@ -289,6 +289,7 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 	filling := r.filling[req.Name]
 	entry := v1alpha1.ContainerRestore{Name: req.Name, Result: v1alpha1.ResultRestored, Seconds: req.Seconds, Lazy: true, Filling: filling != nil}
 	if !req.Restored {
+		a.history.failed(time.Now(), v1alpha1.ReasonRestoreFailed)
 		entry = v1alpha1.ContainerRestore{
 			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed,
 			Message: req.Message, Seconds: req.Seconds,

@@ -118,6 +118,7 @@ type opened struct {
 
 	mu     sync.Mutex
 	reader *store.Reader
+	remote bool // another place than the own store was needed
 	// rest are places that were not tried yet; the own store comes first of all.
 	rest []transfer.Holder
 }
@@ -175,7 +176,7 @@ func (o *opened) turn(ctx context.Context, failed *store.Reader) (*store.Reader,
 		if failed != nil {
 			failed.Close()
 		}
-		o.reader = reader
+		o.reader, o.remote = reader, true
 		return reader, nil
 	}
 	return nil, ctx.Err()
@@ -199,6 +200,13 @@ func (o *opened) current() *store.Reader {
 }
 
 func (o *opened) generation() store.Generation { return o.current().Generation() }
+
+// fromOwnStore says whether all was read from the node's own store.
+func (o *opened) fromOwnStore() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.remote
+}
 
 func (o *opened) close() {
 	o.mu.Lock()
