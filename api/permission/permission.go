@@ -22,7 +22,7 @@ type Terms struct {
 	// Period is how long one read of the fence record permits to run.
 	Period time.Duration
 	// ReadEvery is how often a node reads its record; several reads fit into a
-	// Period. A node that cannot read asks its peers as often.
+	// Period.
 	ReadEvery time.Duration
 	// Drift bounds how much slower a node's clock may run than the watcher's:
 	// 0.01 means one per cent.
@@ -66,11 +66,16 @@ func (t Terms) Wait() time.Duration {
 // promises hold.
 func (t Terms) PromiseUsable() time.Duration { return t.PromiseFor / 2 }
 
+// PollEvery is how often a node that cannot read asks its peers.
+func (t Terms) PollEvery() time.Duration { return t.ReadEvery / 2 }
+
 // Sound says whether the terms keep what they promise: a promise must outlast any
-// permission that was extended before it, and a node must be able to ask its peers
-// before its permission is out.
+// permission that was extended before it, and, where the API fails for all, a node
+// must find its peers ready to vouch before its own permission is out. Their last
+// reads may be one interval younger than its own.
 func (t Terms) Sound() bool {
-	return t.VouchAfter+2*t.ReadEvery <= t.Period &&
+	const answer = 100 * time.Millisecond // what one question to the peers may take
+	return t.ReadEvery+t.Look+t.VouchAfter+t.PollEvery()+t.Look+answer <= t.Period &&
 		t.PromiseUsable()+stretch(t.Wait(), 2*t.Drift) <= t.PromiseFor
 }
 

@@ -232,7 +232,7 @@ func (p *Permit) Decide(now Instant, oldest int64) Decision {
 	}
 	if d.Permitted && now >= p.nextPoll && now >= p.lastRead.Add(p.terms.VouchAfter) && p.canPoll() {
 		d.Poll, d.Asked = true, p.record.Peers
-		p.nextPoll = now.Add(p.terms.ReadEvery)
+		p.nextPoll = now.Add(p.terms.PollEvery())
 	}
 	if p.current && !p.writing {
 		d.Write, d.Replaces = p.write(now, oldest), p.record

@@ -77,10 +77,10 @@ func TestPollsWhenItCannotRead(t *testing.T) {
 	if !d.Poll || !slices.Equal(d.Asked, []string{"a", "b", "c"}) {
 		t.Fatalf("polls: %t, asks %v", d.Poll, d.Asked)
 	}
-	if p.Decide(11*second+second/4, NoContainer).Poll {
-		t.Error("polls twice within ReadEvery")
+	if p.Decide(11*second+second/8, NoContainer).Poll {
+		t.Error("polls twice within PollEvery")
 	}
-	if !p.Decide(11*second+second/2, NoContainer).Poll {
+	if !p.Decide(11*second+second/4, NoContainer).Poll {
 		t.Error("does not poll again")
 	}
 	if p.Decide(12*second, NoContainer).Poll {

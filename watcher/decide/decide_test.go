@@ -126,9 +126,13 @@ func (w *world) run(command string, args []string) ([]Action, error) {
 		w.paused = strings.Join(args, " ")
 	case "resume":
 		w.paused = ""
-	case "out-of-service": // somebody taints the node
+	case "adopt": // the fencer of another boot takes the record over; the cache shows it
+		f := w.api[name]
+		f.BootID, f.Generation = "boot-2", f.Generation+1
+		w.api[name], w.cache[name] = f, f
+	case "out-of-service", "in-service": // somebody taints the node, or takes the taint off
 		fact := w.facts[name]
-		fact.OutOfService = true
+		fact.OutOfService = command == "out-of-service"
 		w.facts[name] = fact
 	case "domain": // a failure domain and its nodes
 		for _, name := range args[1:] {

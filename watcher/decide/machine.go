@@ -52,6 +52,7 @@ type node struct {
 	// ranBoot is the boot that has the permission, once its kubelet has reported
 	// it: another boot reported after that began later.
 	ranBoot string
+	taint   taint
 	// held is why nothing is done although the node looks lost, heldSince since
 	// when, and told what was told of it. Unguarded is the sentence if the reason
 	// is that nothing there stops its pods.
@@ -186,6 +187,7 @@ func (m *Machine) take(now time.Time, name string, fence Fence) (actions []Actio
 	}
 	if before.State == v1alpha1.FenceFenced && fence.State == v1alpha1.FenceRunning {
 		n.coolUntil = now.Add(coolDown)
+		n.taint.counts = false
 	}
 	if before.State == v1alpha1.FenceLost && fence.State == v1alpha1.FenceRunning {
 		n.coolUntil = now.Add(min(coolDown<<n.refutations, maxCoolDown))
@@ -213,6 +215,7 @@ func (n *node) watch(now time.Time, fact detect.Fact) {
 	if fact.BootID != "" && fact.BootID == n.fence.BootID {
 		n.ranBoot = fact.BootID
 	}
+	n.taint.watch(now, n.fence.BootID, fact)
 }
 
 // next is what the node's record calls for, and when.
@@ -251,10 +254,37 @@ func (n *node) proof(fact detect.Fact) (v1alpha1.FenceProof, string) {
 	switch {
 	case n.ranBoot != "" && n.ranBoot == n.fence.BootID && otherBoot(n.fence, fact):
 		return v1alpha1.ProofRebooted, "it has booted since"
-	case fact.OutOfService && fact.State != detect.Alive:
+	case n.taint.counts && fact.State != detect.Alive:
 		return v1alpha1.ProofOutOfService, "it does not answer, and was tainted out-of-service"
 	}
 	return v1alpha1.ProofWaited, fact.Reason
+}
+
+// taint is somebody's word that a node is powered off. It speaks for the boot that
+// had the permission when the taint came, and only if the node was silent from then
+// on: often a node boots again before anybody takes the taint off.
+type taint struct {
+	// missing is whether the node was seen without one: only of a taint that is seen
+	// to come is it known what it speaks for.
+	missing bool
+	counts  bool
+	since   time.Time
+	boot    string
+}
+
+// taintSlack is how long after the taint came the node may still seem to have lived:
+// news of it take other ways.
+const taintSlack = 3 * time.Second
+
+func (t *taint) watch(now time.Time, boot string, fact detect.Fact) {
+	switch {
+	case !fact.OutOfService:
+		*t = taint{missing: true}
+	case t.missing:
+		*t = taint{counts: true, since: now, boot: boot}
+	case t.boot != boot, fact.LastAlive.After(t.since.Add(taintSlack)):
+		t.counts = false
+	}
 }
 
 // otherBoot says whether the kubelet reports another boot than the one that has
