@@ -24,6 +24,8 @@ type fenceAPI struct {
 	silence chan struct{} // open while requests go unanswered
 	objects map[string]*v1alpha1.Fence
 	version int
+	// watch runs when a request has arrived.
+	watch func()
 	// beforePatch runs before a patch is looked at.
 	beforePatch func(*v1alpha1.Fence)
 }
@@ -49,6 +51,20 @@ func (a *fenceAPI) setSilent(silent bool) {
 		close(a.silence)
 		a.silence = nil
 	}
+}
+
+// setWatch makes watch run when a request has arrived, before it is answered.
+func (a *fenceAPI) setWatch(watch func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.watch = watch
+}
+
+// setBeforePatch makes before run before a patch is looked at.
+func (a *fenceAPI) setBeforePatch(before func(*v1alpha1.Fence)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.beforePatch = before
 }
 
 // set writes as the watcher does.
@@ -77,8 +93,11 @@ func (a *fenceAPI) bump(fence *v1alpha1.Fence) {
 
 func (a *fenceAPI) serve(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
-	silence := a.silence
+	silence, watch := a.silence, a.watch
 	a.mu.Unlock()
+	if watch != nil {
+		watch()
+	}
 	if silence != nil {
 		select {
 		case <-silence:

@@ -30,6 +30,8 @@ type enforcer struct {
 	mu     sync.Mutex
 	orders map[string]*order // under way, by the path of the cgroup
 	failed map[string]string // the last failed order's error, so as to log it once
+	// running are the orders, for who has to wait for their end.
+	running sync.WaitGroup
 }
 
 // order is one freeze, thaw or kill under way.
@@ -170,7 +172,7 @@ func (e *enforcer) start(group cgroup.Group, freeze bool, limit func(context.Con
 	}
 	ctx, cancel := limit(context.Background())
 	e.orders[path] = &order{freeze: freeze, cancel: cancel}
-	go func() {
+	e.running.Go(func() {
 		defer cancel()
 		err := run(ctx)
 		e.mu.Lock()
@@ -183,5 +185,5 @@ func (e *enforcer) start(group cgroup.Group, freeze bool, limit func(context.Con
 			e.failed[path] = err.Error()
 			e.log.Error("a pod does not follow the node's permission; trying again", "err", err)
 		}
-	}()
+	})
 }

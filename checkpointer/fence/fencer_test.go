@@ -2,13 +2,9 @@ package fence
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
+	"net"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -19,10 +15,10 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/permission"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/cgroup"
-	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/fence/fencetest"
 )
 
-const cgroupRoot = "/sys/fs/cgroup"
+const cgroupRoot = fencetest.CgroupRoot
 
 // quick are shorter terms, with room for a machine that is busy with other tests.
 var quick = permission.Terms{Period: time.Second, ReadEvery: 150 * time.Millisecond, Drift: 0.01, Look: 50 * time.Millisecond, Stop: 400 * time.Millisecond, Slack: 50 * time.Millisecond,
@@ -37,21 +33,11 @@ type node struct {
 	api     *fenceAPI
 	folder  string
 	bootID  string
-	cgroups string // the cgroup of all pods of this test
 	metrics *metrics
-	pods    int
 }
 
 func newNode(t *testing.T) *node {
-	if os.Getuid() != 0 {
-		t.Fatal("run this test as root: it makes, freezes and kills cgroups")
-	}
-	n := &node{t: t, api: serveFences(t), folder: t.TempDir(), bootID: thisBoot,
-		cgroups: fmt.Sprintf("/lifeboat-fence-test-%d-%s", os.Getpid(), filepath.Base(t.TempDir()))}
-	if err := os.Mkdir(filepath.Join(n.folder, "containers"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return &node{t: t, api: serveFences(t), folder: t.TempDir(), bootID: thisBoot}
 }
 
 // start runs a fencer until the returned function is called, or the test ends.
@@ -66,86 +52,17 @@ func (n *node) start() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { fencer.run(ctx); close(ended) }()
-	stop = func() { cancel(); <-ended }
+	stop = func() { cancel(); <-ended; fencer.enforcer.running.Wait() }
 	n.t.Cleanup(stop)
 	return stop
 }
 
-// testPod is a pod of one container, each with a process.
-type testPod struct {
-	n            *node
-	registration client.Registration
-	pod          cgroup.Group
-	ended        chan struct{} // closed when the container's process has ended
-}
-
 // runPod starts a pod and registers its container under an epoch.
-func (n *node) runPod(epoch int64) *testPod {
-	p := n.runUnregistered(epoch)
-	content, err := json.Marshal(p.registration)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(n.folder, "containers", p.registration.ID+".json"), content, 0o644); err != nil {
-		n.t.Fatal(err)
-	}
-	return p
-}
-
-func (n *node) runUnregistered(epoch int64) *testPod {
+func (n *node) runPod(epoch int64) *fencetest.Pod {
 	n.t.Helper()
-	n.pods++
-	uid, id := fmt.Sprintf("uid-%d", n.pods), fmt.Sprintf("c%d", n.pods)
-	p := &testPod{n: n, ended: make(chan struct{}), registration: client.Registration{
-		Container:   client.Container{ID: id, Name: "main", Namespace: "default", PodName: "p-" + id, PodUID: uid},
-		CgroupsPath: n.cgroups + "/pod" + uid + "/" + id, Epoch: epoch,
-	}}
-	container, err := cgroup.ForPath(cgroupRoot, p.registration.CgroupsPath)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	p.pod = container.Parent()
-	if err := os.MkdirAll(container.Dir(), 0o755); err != nil {
-		n.t.Fatal(err)
-	}
-	n.t.Cleanup(func() {
-		for _, group := range []cgroup.Group{container, p.pod, p.pod.Parent()} {
-			// The last pod's cleanup removes the common parent.
-			_ = os.Remove(group.Dir())
-		}
-	})
-	process := exec.Command("sleep", "600")
-	if err := process.Start(); err != nil {
-		n.t.Fatal(err)
-	}
-	go func() { _ = process.Wait(); close(p.ended) }()
-	n.t.Cleanup(func() {
-		if err := p.pod.Kill(context.Background()); err != nil {
-			n.t.Errorf("clean up: %v", err)
-		}
-		<-p.ended
-	})
-	if err := os.WriteFile(filepath.Join(container.Dir(), "cgroup.procs"), []byte(strconv.Itoa(process.Process.Pid)), 0); err != nil {
-		n.t.Fatal(err)
-	}
+	p := fencetest.Start(n.t, epoch)
+	p.Register(n.folder)
 	return p
-}
-
-func (p *testPod) frozen() bool {
-	frozen, err := p.pod.Frozen()
-	if err != nil {
-		p.n.t.Fatal(err)
-	}
-	return frozen
-}
-
-func (p *testPod) alive() bool {
-	select {
-	case <-p.ended:
-		return false
-	default:
-		return true
-	}
 }
 
 // eventually waits for a condition.
@@ -192,29 +109,29 @@ func TestFreezesWithoutPermissionAndThawsWithIt(t *testing.T) {
 	}
 	n.eventually("the runtime is told", func() bool { return n.permitted() && n.state().Epoch == 1 })
 	first := n.runPod(1)
-	unprotected := n.runUnregistered(1)
-	n.always(2*quick.Period, "runs while permitted", func() bool { return !first.frozen() })
+	unprotected := fencetest.Start(t, 1)
+	n.always(2*quick.Period, "runs while permitted", func() bool { return !first.Frozen() })
 
 	n.api.setSilent(true)
-	n.within(quick.Period+margin, "frozen when the permission has run out", first.frozen)
+	n.within(quick.Period+margin, "frozen when the permission has run out", first.Frozen)
 	if n.permitted() {
 		t.Error("frozen while the published permission lasts")
 	}
 	second := n.runPod(1)
-	n.within(margin, "a pod that starts without permission is frozen", second.frozen)
-	if unprotected.frozen() {
+	n.within(margin, "a pod that starts without permission is frozen", second.Frozen)
+	if unprotected.Frozen() {
 		t.Error("a pod that is not registered was frozen")
 	}
 
 	n.api.setSilent(false)
-	n.eventually("both thawed", func() bool { return !first.frozen() && !second.frozen() })
+	n.eventually("both thawed", func() bool { return !first.Frozen() && !second.Frozen() })
 	if !n.permitted() {
 		t.Error("thawed without permission")
 	}
 	if got := testutil.ToFloat64(n.metrics.freezes); got != 2 {
 		t.Errorf("counted %v freezes, want 2", got)
 	}
-	if !first.alive() || !second.alive() {
+	if !first.Alive() || !second.Alive() {
 		t.Error("a pod ended")
 	}
 }
@@ -223,10 +140,10 @@ func TestRefutesAFalseDeclaration(t *testing.T) {
 	n := newNode(t)
 	n.start()
 	pod := n.runPod(1)
-	n.eventually("permitted", func() bool { return n.state().State == v1alpha1.FenceRunning && !pod.frozen() })
+	n.eventually("permitted", func() bool { return n.state().State == v1alpha1.FenceRunning && !pod.Frozen() })
 	n.api.set("n1", v1alpha1.FenceLost, 1)
 	n.within(quick.Period, "refuted while the permission lasted", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
-	n.always(2*quick.Period, "keeps running", func() bool { return !pod.frozen() })
+	n.always(2*quick.Period, "keeps running", func() bool { return !pod.Frozen() })
 	if got := n.api.spec("n1"); got.Epoch != 1 || got.Reason != "" || got.LostAt != nil {
 		t.Errorf("the refuted record is %+v", got)
 	}
@@ -249,15 +166,15 @@ func TestLosesAgainstTheWatcher(t *testing.T) {
 			raced = true
 			fence.Spec.State, fence.Spec.Epoch = v1alpha1.FenceFenced, 2
 			n.api.bump(fence)
-		} else if fence.Spec.State == v1alpha1.FenceFenced && pod.alive() {
+		} else if fence.Spec.State == v1alpha1.FenceFenced && pod.Alive() {
 			t.Error("the node asked to return while an old copy was alive")
 		}
 	}
 	n.api.mu.Unlock()
 	n.api.set("n1", v1alpha1.FenceLost, 1)
 	n.eventually("returned", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
-	if !raced || pod.alive() {
-		t.Errorf("raced: %t; the old copy is alive: %t", raced, pod.alive())
+	if !raced || pod.Alive() {
+		t.Errorf("raced: %t; the old copy is alive: %t", raced, pod.Alive())
 	}
 	if got := n.api.spec("n1").Epoch; got != 2 {
 		t.Errorf("the epoch is %d, want 2", got)
@@ -273,11 +190,11 @@ func TestReturnsFromFencedWithoutOldCopies(t *testing.T) {
 	n.eventually("permitted", func() bool { return n.state().State == v1alpha1.FenceRunning })
 	old := n.runPod(1)
 	n.api.setSilent(true)
-	n.eventually("frozen", old.frozen)
+	n.eventually("frozen", old.Frozen)
 	n.api.set("n1", v1alpha1.FenceFenced, 2)
 	n.api.setSilent(false)
 	n.eventually("returned", func() bool { return n.api.spec("n1").State == v1alpha1.FenceRunning })
-	if old.alive() {
+	if old.Alive() {
 		t.Error("the node returned while an old copy was alive")
 	}
 	if got := testutil.ToFloat64(n.metrics.kills); got != 1 {
@@ -285,10 +202,10 @@ func TestReturnsFromFencedWithoutOldCopies(t *testing.T) {
 	}
 	n.eventually("the runtime is told", func() bool { return n.permitted() && n.state().Epoch == 2 })
 	fresh := n.runPod(2)
-	n.always(2*quick.Period, "a pod of the new epoch runs", func() bool { return fresh.alive() && !fresh.frozen() })
+	n.always(2*quick.Period, "a pod of the new epoch runs", func() bool { return fresh.Alive() && !fresh.Frozen() })
 	late := n.runPod(1)
-	n.eventually("a pod that was registered late under the old epoch is killed", func() bool { return !late.alive() })
-	if !fresh.alive() {
+	n.eventually("a pod that was registered late under the old epoch is killed", func() bool { return !late.Alive() })
+	if !fresh.Alive() {
 		t.Error("the pod of the new epoch was killed too")
 	}
 }
@@ -301,24 +218,24 @@ func TestTheNextFencerGoesOn(t *testing.T) {
 	n.eventually("permitted", func() bool { return n.permitted() })
 	pod := n.runPod(1)
 	foreign := n.runPod(1)
-	if err := foreign.pod.Freeze(context.Background()); err != nil {
+	if err := foreign.Group.Freeze(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	n.api.setSilent(true)
-	n.eventually("frozen", pod.frozen)
+	n.eventually("frozen", pod.Frozen)
 	stop()
-	if !pod.frozen() {
+	if !pod.Frozen() {
 		t.Error("the fencer's end thawed a pod")
 	}
 
 	n.api.setSilent(false)
 	stop = n.start()
-	n.eventually("thawed by the next fencer", func() bool { return !pod.frozen() })
-	n.always(2*quick.Period, "what another froze stays frozen", foreign.frozen)
+	n.eventually("thawed by the next fencer", func() bool { return !pod.Frozen() })
+	n.always(2*quick.Period, "what another froze stays frozen", foreign.Frozen)
 
 	stop()
 	n.start()
-	n.always(2*quick.Period, "a restart within the permission freezes nothing", func() bool { return !pod.frozen() })
+	n.always(2*quick.Period, "a restart within the permission freezes nothing", func() bool { return !pod.Frozen() })
 	if got := testutil.ToFloat64(n.metrics.freezes); got != 0 {
 		t.Errorf("counted %v freezes, want 0", got)
 	}
@@ -363,6 +280,17 @@ func TestNeverFreezesMoreThanThePod(t *testing.T) {
 			}
 		})
 	}
+}
+
+// freePort is a port at which nobody listens.
+func freePort(t *testing.T) int {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
 }
 
 func TestBootID(t *testing.T) {
