@@ -1,8 +1,8 @@
 // Command soak keeps a local cluster's nodes and the machine under it as busy as they
 // get, and looks whether Lifeboat takes a node for lost that is only slow: processors,
 // disk and memory, with bursts of all. It fails when a declaration went as far as
-// Fenced, a pod was moved, a container started anew, or a protected pod stood still
-// for too long.
+// Fenced, a pod was moved, a container started anew, or a protected pod was frozen for
+// too long.
 //
 // An interrupt prints what was seen until then, and leaves nothing behind.
 package main
@@ -40,7 +40,7 @@ type options struct {
 	cluster     cluster.Config
 	length      time.Duration
 	every       time.Duration
-	standstill  time.Duration
+	frozen      time.Duration
 	burstMemory int64
 	level       int
 	grace       time.Duration
@@ -54,7 +54,7 @@ func main() {
 	}}}
 	flag.DurationVar(&o.length, "for", 10*time.Minute, "how long the load lasts")
 	flag.DurationVar(&o.every, "every", 30*time.Second, "time between two summaries")
-	flag.DurationVar(&o.standstill, "standstill", 3*time.Second, "how long a protected pod may stand still")
+	flag.DurationVar(&o.frozen, "frozen", 3*time.Second, "how long a protected pod may be frozen at a time")
 	flag.Int64Var(&o.burstMemory, "burst-memory", 2<<30, "bytes of memory that each burst takes on one node")
 	flag.IntVar(&o.level, "level", 1, "how many times the load: 1 is a spinner per processor on the nodes, and as many beside them")
 	flag.DurationVar(&o.grace, "grace", 0, "count what Kubernetes takes for lost after so much silence, with its fastest settings (0: with its defaults)")

@@ -46,6 +46,8 @@ type observer struct {
 	acked int
 	// metrics are the fencers' counters before the load, by pod and name.
 	metrics map[string]map[string]float64
+	// freezes are read from the fencers' logs.
+	freezes *freezes
 	// blind is how many looks have failed: the API and the pods are under load too.
 	blind int
 }
@@ -206,7 +208,7 @@ func (o *observer) counters(ctx context.Context) error {
 		}
 		return total
 	}
-	o.freezes, o.kills = sum("lifeboat_fencer_freezes_total"), sum("lifeboat_fencer_kills_total")
+	o.froze, o.kills = sum("lifeboat_fencer_freezes_total"), sum("lifeboat_fencer_kills_total")
 	o.refutations = sum("lifeboat_fencer_refutations_total")
 	return nil
 }

@@ -72,7 +72,7 @@ func open(ctx context.Context, c *cluster.Cluster, api client.Client, folder str
 	}
 	s.observer = &observer{
 		shop: &loss.Shop{Cluster: c, Client: api, Namespace: namespace},
-		api:  watching, logs: logs, say: o.cluster.Progress, tally: newTally(),
+		api:  watching, logs: logs, say: o.cluster.Progress, tally: newTally(), freezes: newFreezes(),
 	}
 	if err := s.openPods(ctx, c, api); err != nil {
 		return nil, err

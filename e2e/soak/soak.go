@@ -46,7 +46,7 @@ func (s *soaking) soak(ctx context.Context, o options) error {
 	stopLooking()
 	<-observed
 	byKubernetes.End()
-	text, verdict := s.observer.outcome(lines, took, o.standstill)
+	text, verdict := s.observer.outcome(lines, took, o.frozen)
 	fmt.Print(text)
 	if ctx.Err() != nil {
 		return errors.Join(errInterrupted, verdict)
@@ -76,7 +76,7 @@ func (s *soaking) close(ctx context.Context, lines *summary) error {
 	}
 	s.observer.look(ctx)
 	lines.generations(ctx, s.observer)
-	if err := s.observer.counters(ctx); err != nil {
+	if err := errors.Join(s.observer.counters(ctx), s.observer.readFreezes(ctx)); err != nil {
 		return err
 	}
 	return s.compare(ctx)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -33,7 +34,7 @@ func newSummary(begin time.Time) *summary {
 // line says in one line what was seen until now.
 func (s *summary) line(ctx context.Context, o *observer) string {
 	// Without it, the counts are those of the line before.
-	if err := o.counters(ctx); err != nil {
+	if err := errors.Join(o.counters(ctx), o.readFreezes(ctx)); err != nil {
 		o.missed(ctx)
 	}
 	s.generations(ctx, o)
@@ -71,8 +72,20 @@ func (s *summary) checkpoints() string {
 
 // counts says what was counted.
 func (t *tally) counts() string {
-	return fmt.Sprintf("%d declared lost, %d refuted, %d fenced, %.0f pods frozen, %d migrations, %d restarts",
-		t.declared, t.refuted, t.fenced, t.freezes, len(t.migrations), len(t.restarts))
+	return fmt.Sprintf("%d declared lost, %d refuted, %d fenced, %.0f freezes%s, %d migrations, %d restarts",
+		t.declared, t.refuted, t.fenced, t.froze, t.longestFreeze(), len(t.migrations), len(t.restarts))
+}
+
+// longestFreeze says how long the longest freeze was, if there was any.
+func (t *tally) longestFreeze() string {
+	longest := time.Duration(0)
+	for _, length := range t.frozen {
+		longest = max(longest, length)
+	}
+	if longest == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" of at most %.2f s", longest.Seconds())
 }
 
 // standstills says how long each pod has stood still at most.
@@ -91,8 +104,8 @@ func (o *observer) outcome(s *summary, took, limit time.Duration) (text string, 
 	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "\n%s after %s under load: processors %.0f %% busy, load %s.\n", word, took.Round(time.Second), s.all.read(), loadAverage())
-	fmt.Fprintf(&out, "  %s\n", o.counts())
-	fmt.Fprintf(&out, "  longest standstill as the clients saw it: %s; at most %s are allowed\n", o.standstills(), limit)
+	fmt.Fprintf(&out, "  %s; a freeze may take %s\n", o.counts(), limit)
+	fmt.Fprintf(&out, "  longest standstill as the clients saw it: %s\n", o.standstills())
 	fmt.Fprintf(&out, "  answers: %s %d, %s %d\n", cartName, o.answers[cartName], redisName, o.answers[redisName])
 	fmt.Fprintf(&out, "  checkpoints that became durable: %s\n", s.checkpoints())
 	fmt.Fprintf(&out, "  Kubernetes itself took a node for lost %d times\n", o.notReady)

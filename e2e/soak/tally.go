@@ -22,9 +22,11 @@ type tally struct {
 	migrations map[string]bool
 	// restarts are the containers that started anew, or pods that others replaced.
 	restarts []string
-	// freezes and kills count what the fencers did to pods; refutations is the
-	// fencers' own count.
-	freezes, kills, refutations float64
+	// frozen is how long a fencer froze each pod at most, by its name.
+	frozen map[string]time.Duration
+	// froze and kills count what the fencers did to pods; refutations is the fencers'
+	// own count.
+	froze, kills, refutations float64
 	// standstill is the longest time between two answers of a pod, by its name.
 	standstill map[string]time.Duration
 	// answers counts the answers of each pod while the load lasted.
@@ -124,7 +126,7 @@ func (t *tally) stood(pod string, length time.Duration) {
 }
 
 // verdict returns everything that speaks against Lifeboat: nil when the load made it
-// neither move nor hurt a pod. No pod may have stood still for longer than limit.
+// neither move nor hurt a pod. No pod may have been frozen for longer than limit.
 func (t *tally) verdict(limit time.Duration) error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -140,10 +142,13 @@ func (t *tally) verdict(limit time.Duration) error {
 	if t.kills > 0 {
 		fault("%.0f pods were killed by a fencer", t.kills)
 	}
-	for pod, length := range t.standstill {
+	for pod, length := range t.frozen {
 		if length > limit {
-			fault("the %s stood still for %.2f s, and %s are allowed", pod, length.Seconds(), limit)
+			fault("pod %s was frozen for %.2f s, and %s are allowed", pod, length.Seconds(), limit)
 		}
+	}
+	if t.froze > 0 && len(t.frozen) == 0 {
+		fault("%.0f freezes were counted, and how long they took was not found in the fencers' logs", t.froze)
 	}
 	for pod, answers := range t.answers {
 		if answers == 0 {

@@ -82,13 +82,18 @@ func TestVerdict(t *testing.T) {
 		change func(*tally)
 		want   string // empty: passed
 	}{
-		"quiet":           {func(*tally) {}, ""},
-		"refuted in time": {func(t *tally) { t.declared, t.refuted, t.freezes = 3, 3, 1 }, ""},
+		"quiet": {func(*tally) {}, ""},
+		"refuted in time": {func(t *tally) {
+			t.declared, t.refuted, t.froze = 3, 3, 1
+			t.frozen = map[string]time.Duration{"shop/cart-0": time.Second}
+		}, ""},
 		"fenced":          {func(t *tally) { t.fenced = 1 }, "as far as Fenced"},
 		"moved":           {func(t *tally) { t.migrations["m"] = true }, "1 Migrations"},
 		"restarted":       {func(t *tally) { t.restarts = []string{"cart is gone"} }, "cart is gone"},
 		"killed":          {func(t *tally) { t.kills = 1 }, "killed"},
-		"stood still":     {func(t *tally) { t.stood("cart", 3*time.Second) }, "stood still for 3.00 s"},
+		"only slow":       {func(t *tally) { t.stood("cart", 9*time.Second) }, ""},
+		"frozen":          {func(t *tally) { t.frozen = map[string]time.Duration{"shop/cart-0": 3 * time.Second} }, "was frozen for 3.00 s"},
+		"frozen unseen":   {func(t *tally) { t.froze = 1 }, "was not found"},
 		"never answered":  {func(t *tally) { t.answers["redis"] = 0 }, "never answered"},
 		"another process": {func(t *tally) { t.changed = []string{"redis runs as another process"} }, "another process"},
 	} {
