@@ -106,7 +106,7 @@ func (o *observer) readFreezes(ctx context.Context) error {
 			return fmt.Errorf("read the log of the fencer on %s: %w", pod.Spec.NodeName, err)
 		}
 		o.mu.Lock()
-		for uid, known := range o.tally.pods {
+		for uid, known := range o.pods {
 			o.freezes.pods[string(uid)] = known.name
 		}
 		o.freezes.take(pod.Name, string(text))
