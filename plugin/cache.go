@@ -3,7 +3,6 @@ package plugin
 import (
 	"context"
 	"fmt"
-	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,14 +13,15 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
-// cache keeps the Migrations and Fences of the cluster. Where their kinds are
-// not installed it stays empty and unsynced, and goes on trying.
+// watches tell of the Migrations and Fences of the cluster. Where their kinds are
+// not installed they tell of none, and go on trying.
 //
 // The scheduler's own informers for custom resources are of no use here: the
 // scheduler does not start before they are synced, and so never would on a
 // cluster without Lifeboat's kinds.
-type cache struct {
-	migrations, fences toolscache.SharedIndexInformer
+type watches struct {
+	// fencesTold says whether all Fences that there were at the start were told of.
+	fencesTold func() bool
 }
 
 // changes is told of what may let a waiting pod be placed. Old objects are nil
@@ -31,43 +31,38 @@ type changes interface {
 	fenceChanged(before, after *v1alpha1.Fence)
 }
 
-// newCache fills the cache until ctx ends.
-func newCache(ctx context.Context, c *client, told changes) (*cache, error) {
-	kept := &cache{
-		migrations: newInformer(c, resourceMigrations, &v1alpha1.Migration{}, toolscache.Indexers{
-			toolscache.NamespaceIndex: toolscache.MetaNamespaceIndexFunc,
-		}),
-		fences: newInformer(c, resourceFences, &v1alpha1.Fence{}, nil),
+// watch tells of changes until ctx ends.
+func watch(ctx context.Context, c *client, told changes) (watches, error) {
+	if _, err := run(ctx, newInformer(c, resourceMigrations, &v1alpha1.Migration{}), told.migrationChanged); err != nil {
+		return watches{}, fmt.Errorf("watch Migrations: %w", err)
 	}
-	if err := run(ctx, kept.migrations, told.migrationChanged); err != nil {
-		return nil, fmt.Errorf("watch Migrations: %w", err)
+	fences, err := run(ctx, newInformer(c, resourceFences, &v1alpha1.Fence{}), told.fenceChanged)
+	if err != nil {
+		return watches{}, fmt.Errorf("watch Fences: %w", err)
 	}
-	if err := run(ctx, kept.fences, told.fenceChanged); err != nil {
-		return nil, fmt.Errorf("watch Fences: %w", err)
-	}
-	return kept, nil
+	return watches{fencesTold: fences.HasSynced}, nil
 }
 
-func newInformer(c *client, resource string, example runtime.Object, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
+func newInformer(c *client, resource string, example runtime.Object) toolscache.SharedIndexInformer {
 	source := toolscache.NewFilteredListWatchFromClient(c.rest, resource, metav1.NamespaceAll, func(*metav1.ListOptions) {})
-	return toolscache.NewSharedIndexInformer(source, example, 0, indexers)
+	return toolscache.NewSharedIndexInformer(source, example, 0, nil)
 }
 
 // run starts the informer, which tells of each change until ctx ends.
-func run[T any](ctx context.Context, informer toolscache.SharedIndexInformer, told func(before, after *T)) error {
+func run[T any](ctx context.Context, informer toolscache.SharedIndexInformer, told func(before, after *T)) (toolscache.ResourceEventHandlerRegistration, error) {
 	if err := informer.SetWatchErrorHandlerWithContext(reportWatchError); err != nil {
-		return err
+		return nil, err
 	}
-	_, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(added any) { told(nil, object[T](added)) },
 		UpdateFunc: func(before, after any) { told(object[T](before), object[T](after)) },
 		DeleteFunc: func(deleted any) { told(object[T](deleted), nil) },
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	go informer.RunWithContext(ctx)
-	return nil
+	return registration, nil
 }
 
 // object is what an informer passes to its handlers: for a deletion that the
@@ -88,38 +83,4 @@ func reportWatchError(ctx context.Context, r *toolscache.Reflector, err error) {
 		return
 	}
 	toolscache.DefaultWatchErrorHandler(ctx, r, err)
-}
-
-// migrationsIn are the Migrations of a namespace, and whether the cache can be relied on.
-func (c *cache) migrationsIn(namespace string) (migrations []*v1alpha1.Migration, synced bool) {
-	if !c.migrations.HasSynced() {
-		return nil, false
-	}
-	objects, err := c.migrations.GetIndexer().ByIndex(toolscache.NamespaceIndex, namespace)
-	if err != nil {
-		return nil, false
-	}
-	for _, o := range objects {
-		if m := object[v1alpha1.Migration](o); m != nil {
-			migrations = append(migrations, m)
-		}
-	}
-	return migrations, true
-}
-
-// fence is a node's Fence, nil when it has none.
-func (c *cache) fence(node string) *v1alpha1.Fence {
-	o, _, err := c.fences.GetStore().GetByKey(node)
-	if err != nil {
-		return nil
-	}
-	return object[v1alpha1.Fence](o)
-}
-
-// fencesSynced says whether a missing Fence means that the node has none.
-func (c *cache) fencesSynced() bool { return c.fences.HasSynced() }
-
-// sameForPlacement says whether two states of a Fence admit the same pods.
-func sameForPlacement(a, b *v1alpha1.Fence) bool {
-	return a != nil && b != nil && a.Spec.State == b.Spec.State && reflect.DeepEqual(a.Status.Facts, b.Status.Facts)
 }

@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,10 +20,12 @@ const (
 
 	// EventClaimed is the reason of the event on a pod that has claimed a Migration.
 	EventClaimed = "LifeboatClaimed"
+	// EventClaimFailed is the reason of the event on a pod whose claim could not be written.
+	EventClaimFailed = "LifeboatClaimFailed"
 )
 
 // Reserve gives the Migration to the pod, within this scheduler.
-func (p *Lifeboat) Reserve(_ context.Context, state framework.CycleState, pod *corev1.Pod, _ string) *framework.Status {
+func (p *Lifeboat) Reserve(_ context.Context, state framework.CycleState, pod *corev1.Pod, node string) *framework.Status {
 	pl := placementOf(state)
 	if pl == nil {
 		return nil
@@ -30,14 +33,33 @@ func (p *Lifeboat) Reserve(_ context.Context, state framework.CycleState, pod *c
 	if pl.migration != nil && !p.claims.reserve(pl.migration.UID, pod.UID) {
 		return failed(pod, fmt.Errorf("migration %s was given to another pod just now", pl.migration.Name))
 	}
-	p.waiting.remove(pod.UID)
+	p.waiting.remove(pod)
+	if pl.restores() {
+		p.room.take(node, pod.UID, pl.bytes(), time.Now())
+		p.predictChosen(state, pl, node)
+	}
 	return nil
+}
+
+// predictChosen makes the prediction that the scheduler does not ask for when
+// only one node can take the pod.
+func (p *Lifeboat) predictChosen(state framework.CycleState, pl *placement, node string) {
+	if _, err := state.Read(predictionKey); err == nil {
+		return
+	}
+	info, err := p.handle.SnapshotSharedLister().NodeInfos().Get(node)
+	if err != nil || info.Node() == nil {
+		return
+	}
+	only := nodeTime{node, p.predict(pl, info, time.Now())}
+	state.Write(predictionKey, &predictions{times: []nodeTime{only}, nodes: pl.nodes, able: 1, narrowed: pl.narrowed})
 }
 
 // Unreserve returns the Migration. A claim that was written already stays: it is
 // this pod's when the scheduler tries it again.
-func (p *Lifeboat) Unreserve(_ context.Context, _ framework.CycleState, pod *corev1.Pod, _ string) {
+func (p *Lifeboat) Unreserve(_ context.Context, _ framework.CycleState, pod *corev1.Pod, node string) {
 	p.claims.release(pod.UID)
+	p.room.giveBack(node, pod.UID)
 }
 
 // PreBindPreFlight says whether there is a claim to write.
@@ -60,10 +82,23 @@ func (p *Lifeboat) PreBind(ctx context.Context, state framework.CycleState, pod 
 	defer cancel()
 	m, err := p.writeClaim(ctx, pl.migration, pod, node)
 	if err != nil {
+		p.handle.EventRecorder().Eventf(pod, nil, corev1.EventTypeWarning, EventClaimFailed, "Claiming",
+			"Not bound to node %s, and placed anew: %v", node, err)
 		return failed(pod, err)
 	}
-	p.handle.EventRecorder().Eventf(pod, nil, corev1.EventTypeNormal, EventClaimed, "Claiming", "%s", claimMessage(m, node))
+	p.handle.EventRecorder().Eventf(pod, nil, corev1.EventTypeNormal, EventClaimed, "Claiming", "%s", claimMessage(m, node, predictionsOf(state)))
 	return nil
+}
+
+// predictionsOf are the times that were predicted in this scheduling cycle, nil
+// when none were.
+func predictionsOf(state framework.CycleState) *predictions {
+	data, err := state.Read(predictionKey)
+	if err != nil {
+		return nil
+	}
+	ps, _ := data.(*predictions)
+	return ps
 }
 
 // writeClaim claims the Migration as it was seen; where it has changed since, it
@@ -100,10 +135,18 @@ func whyNot(m *v1alpha1.Migration) string {
 	}
 }
 
-func claimMessage(m *v1alpha1.Migration, node string) string {
+func claimMessage(m *v1alpha1.Migration, node string, ps *predictions) string {
 	lost := fmt.Sprintf("Takes the place of pod %s, lost with node %s (migration %s)", m.Spec.Pod.Name, m.Spec.SourceNode, m.Name)
-	if held := m.Status.Checkpoint; held != nil {
-		return fmt.Sprintf("%s: to be restored on node %s from generation %d", lost, node, held.Generation)
+	held := m.Status.Checkpoint
+	if held == nil {
+		return fmt.Sprintf("%s: starts anew on node %s, because no node holds a checkpoint", lost, node)
 	}
-	return fmt.Sprintf("%s: starts anew on node %s, because no node holds a checkpoint", lost, node)
+	text := fmt.Sprintf("%s: to be restored on node %s from generation %d", lost, node, held.Generation)
+	if !slices.Contains(held.Holders, node) {
+		text += ", which other nodes hold,"
+	}
+	if ps == nil {
+		return text
+	}
+	return text + ps.sentence(node)
 }

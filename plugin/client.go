@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,8 +41,8 @@ func newClient(config *rest.Config) (*client, error) {
 	// Custom resources are not served as protobuf, which is kube-scheduler's default.
 	config.ContentType = runtime.ContentTypeJSON
 	config.AcceptContentTypes = runtime.ContentTypeJSON
-	// When a full node is lost, its pods come all at once, and each waits for a
-	// read and a write. The API server's own fairness bounds them.
+	// When a full node is lost, its pods come all at once, and each waits for the
+	// write of its claim. The API server's own fairness bounds them.
 	config.QPS = -1
 	restClient, err := rest.RESTClientFor(config)
 	if err != nil {
@@ -50,15 +51,20 @@ func newClient(config *rest.Config) (*client, error) {
 	return &client{rest: restClient}, nil
 }
 
-// migrations are all Migrations of a namespace; none when the kind is not installed.
-func (c *client) migrations(ctx context.Context, namespace string) ([]*v1alpha1.Migration, error) {
+// readMigrations takes over all Migrations of a namespace; none when the kind is
+// not installed.
+func (c *client) readMigrations(ctx context.Context, namespace string, into *records) error {
 	var list v1alpha1.MigrationList
 	err := c.rest.Get().Namespace(namespace).Resource(resourceMigrations).
 		VersionedParams(&metav1.ListOptions{}, metav1.ParameterCodec).Do(ctx).Into(&list)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("read the Migrations of namespace %s: %w", namespace, err)
+	if apierrors.IsNotFound(err) {
+		return nil
 	}
-	return pointers(list.Items), nil
+	if err != nil {
+		return fmt.Errorf("read the Migrations of namespace %s: %w", namespace, err)
+	}
+	into.readMigrations(namespace, pointers(list.Items), list.ResourceVersion, time.Now())
+	return nil
 }
 
 // migration is one Migration, of the very UID that was seen before.
@@ -74,32 +80,33 @@ func (c *client) migration(ctx context.Context, seen *v1alpha1.Migration) (*v1al
 	return &m, nil
 }
 
-// fences are the Fences of all nodes by name; none when the kind is not installed.
-func (c *client) fences(ctx context.Context) (map[string]*v1alpha1.Fence, error) {
+// readFences takes over the Fences of all nodes; none when the kind is not installed.
+func (c *client) readFences(ctx context.Context, into *records) error {
 	var list v1alpha1.FenceList
 	err := c.rest.Get().Resource(resourceFences).
 		VersionedParams(&metav1.ListOptions{}, metav1.ParameterCodec).Do(ctx).Into(&list)
 	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("read the Fences: %w", err)
+		return fmt.Errorf("read the Fences: %w", err)
 	}
-	fences := make(map[string]*v1alpha1.Fence, len(list.Items))
 	for _, f := range pointers(list.Items) {
-		fences[f.Name] = f
+		into.putFence(f.Name, f)
 	}
-	return fences, nil
+	return nil
 }
 
-// fence is one node's Fence, nil when it has none.
-func (c *client) fence(ctx context.Context, node string) (*v1alpha1.Fence, error) {
+// readFence takes over one node's Fence, or that it has none.
+func (c *client) readFence(ctx context.Context, node string, into *records) error {
 	var f v1alpha1.Fence
 	err := c.rest.Get().Resource(resourceFences).Name(node).Do(ctx).Into(&f)
 	if apierrors.IsNotFound(err) {
-		return nil, nil
+		into.putFence(node, nil)
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the Fence of node %s: %w", node, err)
+		return fmt.Errorf("read the Fence of node %s: %w", node, err)
 	}
-	return &f, nil
+	into.putFence(node, &f)
+	return nil
 }
 
 // claim writes the claim into the Migration's status. It fails with a conflict

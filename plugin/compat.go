@@ -20,18 +20,24 @@ const namedFeatures = 4
 // is not known of the source demands nothing of the target. The reason names no
 // node, so that the scheduler can add up the nodes it applies to.
 func Compatible(source, target v1alpha1.NodeFacts) string {
-	checks := []func(source, target v1alpha1.NodeFacts) string{
-		compatibleArchitecture, compatibleCRIU, compatibleKernel, compatibleProcessor,
-	}
-	for _, check := range checks {
-		if reason := check(source, target); reason != "" {
-			return reason
-		}
-	}
-	return ""
+	from, to := parseFacts(source), parseFacts(target)
+	return incompatible(&from, &to)
 }
 
-func compatibleArchitecture(source, target v1alpha1.NodeFacts) string {
+func incompatible(source, target *facts) string {
+	if reason := compatibleArchitecture(source, target); reason != "" {
+		return reason
+	}
+	if reason := compatibleCRIU(source, target); reason != "" {
+		return reason
+	}
+	if reason := compatibleKernel(source, target); reason != "" {
+		return reason
+	}
+	return compatibleProcessor(source, target)
+}
+
+func compatibleArchitecture(source, target *facts) string {
 	if source.Architecture == "" || source.Architecture == target.Architecture {
 		return ""
 	}
@@ -42,21 +48,17 @@ func compatibleArchitecture(source, target v1alpha1.NodeFacts) string {
 }
 
 // compatibleCRIU: a newer CRIU reads the images of an older one, not the reverse.
-func compatibleCRIU(source, target v1alpha1.NodeFacts) string {
-	if target.CRIUVersion == "" {
-		if target.Message != "" {
-			return "CRIU does not work there: " + target.Message
-		}
+func compatibleCRIU(source, target *facts) string {
+	switch {
+	case target.CRIUVersion == "" && target.Message != "":
+		return "CRIU does not work there: " + target.Message
+	case target.CRIUVersion == "":
 		return "CRIU does not work there"
-	}
-	has, err := version.ParseGeneric(target.CRIUVersion)
-	if err != nil {
+	case target.criu == nil:
 		return fmt.Sprintf("its CRIU version %q cannot be read", target.CRIUVersion)
-	}
-	if has.LessThan(oldestCRIU) {
+	case target.criu.LessThan(oldestCRIU):
 		return fmt.Sprintf("CRIU %s is older than %s, the oldest that is supported", target.CRIUVersion, oldestCRIU)
-	}
-	if needs, err := version.ParseGeneric(source.CRIUVersion); err == nil && has.LessThan(needs) {
+	case source.criu != nil && target.criu.LessThan(source.criu):
 		return fmt.Sprintf("CRIU %s is older than %s that made the checkpoint", target.CRIUVersion, source.CRIUVersion)
 	}
 	return ""
@@ -64,42 +66,32 @@ func compatibleCRIU(source, target v1alpha1.NodeFacts) string {
 
 // compatibleKernel compares major and minor only: what a process can hold open
 // or have mapped grows with the kernel's releases, not with their patches.
-func compatibleKernel(source, target v1alpha1.NodeFacts) string {
-	needs, err := version.ParseGeneric(source.KernelVersion)
-	if err != nil {
+func compatibleKernel(source, target *facts) string {
+	switch {
+	case source.kernel == nil:
+		return ""
+	case target.kernel == nil:
+		return fmt.Sprintf("its kernel version %q cannot be read", target.KernelVersion)
+	case target.kernel.Major() > source.kernel.Major(),
+		target.kernel.Major() == source.kernel.Major() && target.kernel.Minor() >= source.kernel.Minor():
 		return ""
 	}
-	has, err := version.ParseGeneric(target.KernelVersion)
-	if err != nil {
-		return fmt.Sprintf("its kernel version %q cannot be read", target.KernelVersion)
-	}
-	if version.MajorMinor(has.Major(), has.Minor()).LessThan(version.MajorMinor(needs.Major(), needs.Minor())) {
-		return fmt.Sprintf("kernel %s is older than %s that ran the pod", target.KernelVersion, source.KernelVersion)
-	}
-	return ""
+	return fmt.Sprintf("kernel %s is older than %s that ran the pod", target.KernelVersion, source.KernelVersion)
 }
 
 // compatibleProcessor: libraries choose instructions once, at start, and keep
-// using them after a restore.
-func compatibleProcessor(source, target v1alpha1.NodeFacts) string {
-	if len(source.CPUFeatures) == 0 || len(target.CPUFeatures) == 0 {
+// using them after a restore. As in CRIU's own check of instructions the target
+// may have more than the source, not less.
+func compatibleProcessor(source, target *facts) string {
+	if len(source.features) == 0 || len(target.features) == 0 {
 		return ""
 	}
-	has := make(map[string]bool, len(target.CPUFeatures))
-	for _, feature := range target.CPUFeatures {
-		has[feature] = true
-	}
-	var missing []string
-	for _, feature := range source.CPUFeatures {
-		if !has[feature] {
-			missing = append(missing, feature)
-		}
-	}
-	if len(missing) == 0 {
+	missing, first := lacks(source.features, target.features)
+	if missing == 0 {
 		return ""
 	}
-	named := strings.Join(missing[:min(namedFeatures, len(missing))], ", ")
-	if more := len(missing) - namedFeatures; more > 0 {
+	named := strings.Join(first[:min(namedFeatures, missing)], ", ")
+	if more := missing - namedFeatures; more > 0 {
 		named = fmt.Sprintf("%s and %d more", named, more)
 	}
 	return fmt.Sprintf("its processor lacks %s, which the pod may use", named)

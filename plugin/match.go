@@ -35,10 +35,22 @@ func Match(pod *corev1.Pod, migrations []*v1alpha1.Migration) *v1alpha1.Migratio
 	return best
 }
 
-// claimable says whether the pod may claim the Migration as it stands.
+// claimable says whether the Migration is one that the pod may claim, if only
+// once it is prepared. While its node is not fenced the lost pod may still run and
+// has no successor: it is nobody's then.
 func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
-	return m.Open() && m.DeletionTimestamp == nil && succeeds(pod, m) && (m.Status.Claim == nil || claimedBy(pod, m))
+	return m.Open() && m.DeletionTimestamp == nil && m.Status.Phase != v1alpha1.PhaseDetected && m.Status.Held == nil &&
+		succeeds(pod, m) && (m.Status.Claim == nil || claimedBy(pod, m))
 }
+
+// fenced says whether the lost pod's node is known to be fenced.
+func fenced(m *v1alpha1.Migration) bool {
+	return m.Status.Phase != "" && m.Status.Phase != v1alpha1.PhaseDetected && m.Status.Held == nil
+}
+
+// prepared says whether the watcher has written what there is to restore, and the
+// lost pod is gone. Until then its node may come back with it.
+func prepared(m *v1alpha1.Migration) bool { return fenced(m) && m.Status.Phase != v1alpha1.PhaseFenced }
 
 func claimedBy(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID
@@ -49,7 +61,7 @@ func claimedBy(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 // where a controller's pods are not interchangeable, the one of the same identity.
 func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	lost := m.Spec.Pod
-	if pod.Namespace != m.Namespace || pod.UID == lost.UID {
+	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == m.LostPod() {
 		return false
 	}
 	controller := metav1.GetControllerOf(pod)
@@ -86,10 +98,4 @@ func before(pod *corev1.Pod, a, b *v1alpha1.Migration) bool {
 		return a.CreationTimestamp.Before(&b.CreationTimestamp)
 	}
 	return a.Name < b.Name
-}
-
-// prepared says whether the watcher has written the Migration's status. Before
-// that it cannot be told whether there is a checkpoint to restore.
-func prepared(m *v1alpha1.Migration) bool {
-	return m.Status.Phase != "" || m.Status.Checkpoint != nil || len(m.Status.Conditions) > 0
 }

@@ -2,19 +2,12 @@ package plugin
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/kube-scheduler/framework"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
-
-// readTimeout bounds all reads from the API server for one pod. The scheduler
-// places one pod at a time, so every other pod waits for them.
-const readTimeout = time.Second
 
 const stateKey framework.StateKey = Name
 
@@ -23,10 +16,17 @@ const stateKey framework.StateKey = Name
 type placement struct {
 	// migration is what the pod may claim, nil when it replaces no lost pod.
 	migration *v1alpha1.Migration
-	// source are the facts of the node that the lost pod ran on.
-	source v1alpha1.NodeFacts
-	// fences take precedence over the cache; a nil one says that the node has none.
-	fences map[string]*v1alpha1.Fence
+	// source are the facts of the node that the lost pod ran on, and domain its
+	// failure domain, "" where that is not known.
+	source facts
+	domain string
+	// handler is what the pod needs of a node's container runtime, "" for nothing.
+	handler string
+	// images are the pod's container images as nodes name them.
+	images []string
+	// nodes is how many nodes there are, and narrowed that not all are tried.
+	nodes    int
+	narrowed bool
 }
 
 // Clone is what the scheduler's copies of its state hold.
@@ -35,6 +35,14 @@ func (pl *placement) Clone() framework.StateData { return pl }
 // restores says whether the pod is to be restored from a checkpoint.
 func (pl *placement) restores() bool {
 	return pl.migration != nil && pl.migration.Status.Checkpoint != nil
+}
+
+// bytes is how much memory a restore needs.
+func (pl *placement) bytes() int64 {
+	if !pl.restores() {
+		return 0
+	}
+	return pl.migration.Status.Checkpoint.Bytes
 }
 
 // placementOf is what PreFilter found out in this scheduling cycle, nil for a
@@ -48,141 +56,76 @@ func placementOf(state framework.CycleState) *placement {
 	return pl
 }
 
-// PreFilter finds the Migration that the pod may claim. It reads from the API
-// server where the cache has none, so that a pod never starts anew only because
-// the cache is behind, and so an API server that does not answer delays the pod.
-func (p *Lifeboat) PreFilter(ctx context.Context, state framework.CycleState, pod *corev1.Pod, _ []framework.NodeInfo) (*framework.PreFilterResult, *framework.Status) {
+// PreFilter finds the Migration that the pod may claim. It never waits for the
+// API server: where something has to be read first, the pod is rejected until it
+// was. Of many nodes it chooses those that are worth trying for a restore.
+func (p *Lifeboat) PreFilter(_ context.Context, state framework.CycleState, pod *corev1.Pod, nodes []framework.NodeInfo) (*framework.PreFilterResult, *framework.Status) {
 	if !protected(pod) {
 		return nil, framework.NewStatus(framework.Skip)
 	}
-	p.waiting.add(pod)
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-
-	m, err := p.find(ctx, pod)
-	if err != nil {
-		return nil, failed(pod, err)
+	m, held := p.prepare(pod)
+	if held != nil {
+		p.waiting.hold(pod)
+		return nil, unusable(held.why)
 	}
-	if m != nil && !prepared(m) {
-		return nil, unusable(fmt.Sprintf("migration %s is being prepared", m.Name))
+	pl := &placement{migration: m, handler: handlerOf(pod), nodes: len(nodes)}
+	if m != nil {
+		if source := p.records.node(m.Spec.SourceNode); source != nil {
+			pl.source = source.facts
+		}
+		pl.domain = p.domainOf(m.Spec.SourceNode)
+		pl.images = imagesOf(pod)
 	}
-	pl := &placement{migration: m}
-	if err := p.readFences(ctx, pl); err != nil {
-		return nil, failed(pod, err)
-	}
+	names := p.narrow(pod, pl, nodes)
+	pl.narrowed = names != nil
+	p.waiting.tried(pod, pl)
 	state.Write(stateKey, pl)
+	if pl.narrowed {
+		return &framework.PreFilterResult{NodeNames: names}, nil
+	}
 	return nil, nil
 }
 
-// PreFilterExtensions returns nil: other pods on a node do not matter here.
+// domainOf is the failure domain of a node, "" when it has none or is gone.
+func (p *Lifeboat) domainOf(name string) string {
+	if *p.args.DomainLabel == "" {
+		return ""
+	}
+	info, err := p.handle.SnapshotSharedLister().NodeInfos().Get(name)
+	if err != nil || info.Node() == nil {
+		return ""
+	}
+	return info.Node().Labels[*p.args.DomainLabel]
+}
+
+// PreFilterExtensions returns nil: Filter looks at a node's pods by what they
+// request, which the scheduler keeps account of itself.
 func (p *Lifeboat) PreFilterExtensions() framework.PreFilterExtensions { return nil }
 
-func (p *Lifeboat) find(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Migration, error) {
-	if cached, synced := p.cache.migrationsIn(pod.Namespace); synced {
-		if m := p.matchFree(pod, cached); m != nil {
-			return m, nil
-		}
-	}
-	current, err := p.client.migrations(ctx, pod.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	return p.matchFree(pod, current), nil
-}
-
-// matchFree leaves out the Migrations that other pods were given just now.
-func (p *Lifeboat) matchFree(pod *corev1.Pod, migrations []*v1alpha1.Migration) *v1alpha1.Migration {
-	return Match(pod, slices.DeleteFunc(slices.Clone(migrations), func(m *v1alpha1.Migration) bool {
-		return !p.claims.free(m.UID, pod.UID)
-	}))
-}
-
-// readFences reads all Fences where the cache is not filled yet, and always the
-// lost node's: the cache may still show it as it was before the loss.
-func (p *Lifeboat) readFences(ctx context.Context, pl *placement) error {
-	var err error
-	if !p.cache.fencesSynced() {
-		if pl.fences, err = p.client.fences(ctx); err != nil {
-			return err
-		}
-	}
-	if pl.migration == nil {
-		return nil
-	}
-	lost := pl.migration.Spec.SourceNode
-	fence, err := p.client.fence(ctx, lost)
-	if err != nil {
-		return err
-	}
-	if fence != nil {
-		pl.source = fence.Status.Facts
-	}
-	if pl.fences == nil {
-		pl.fences = make(map[string]*v1alpha1.Fence, 1)
-	}
-	pl.fences[lost] = fence
-	return nil
-}
-
-func (p *Lifeboat) fenceOf(pl *placement, node string) *v1alpha1.Fence {
-	if fence, known := pl.fences[node]; known {
-		return fence
-	}
-	return p.cache.fence(node)
-}
-
 // Filter keeps the pod off nodes that may not run it or cannot restore it.
-func (p *Lifeboat) Filter(_ context.Context, state framework.CycleState, _ *corev1.Pod, nodeInfo framework.NodeInfo) *framework.Status {
+func (p *Lifeboat) Filter(_ context.Context, state framework.CycleState, _ *corev1.Pod, info framework.NodeInfo) *framework.Status {
 	pl := placementOf(state)
 	if pl == nil {
 		return nil
 	}
-	fence := p.fenceOf(pl, nodeInfo.Node().Name)
-	if reason := refused(pl, fence); reason != "" {
+	return p.refuses(pl, info)
+}
+
+// refuses is why a node cannot take the pod, nil when it can.
+func (p *Lifeboat) refuses(pl *placement, info framework.NodeInfo) *framework.Status {
+	object := info.Node()
+	known := p.records.node(object.Name)
+	if reason := refused(pl, object, known); reason != "" {
 		return unusable(reason)
 	}
-	return nil
-}
-
-// refused says why a node with this Fence may not take the pod, "" when it may.
-func refused(pl *placement, fence *v1alpha1.Fence) string {
-	if fence != nil {
-		switch fence.Spec.State {
-		case v1alpha1.FenceLost:
-			return "node is declared lost"
-		case v1alpha1.FenceFenced:
-			return "node is fenced"
-		}
-	}
 	if !pl.restores() {
-		return ""
+		return nil
 	}
-	if fence == nil {
-		return "node has no fence record: no checkpointer has run there"
+	if !p.room.givesNow(pl.bytes(), object.Name, known) {
+		return unusable(noRoom(pl.bytes()))
 	}
-	if reason := Compatible(pl.source, fence.Status.Facts); reason != "" {
-		return "node cannot restore the pod: " + reason
-	}
-	return ""
-}
-
-// PreScore leaves the choice of a node to the other plugins where there is no
-// checkpoint to restore.
-func (p *Lifeboat) PreScore(_ context.Context, state framework.CycleState, _ *corev1.Pod, _ []framework.NodeInfo) *framework.Status {
-	if pl := placementOf(state); pl == nil || !pl.restores() {
-		return framework.NewStatus(framework.Skip)
+	if !unpromised(pl.bytes(), info) {
+		return framework.NewStatus(framework.Unschedulable, noRoom(pl.bytes()))
 	}
 	return nil
 }
-
-// Score prefers the nodes that hold the checkpoint.
-func (p *Lifeboat) Score(_ context.Context, state framework.CycleState, _ *corev1.Pod, nodeInfo framework.NodeInfo) (int64, *framework.Status) {
-	pl := placementOf(state)
-	if pl == nil || !pl.restores() {
-		return framework.MinNodeScore, nil
-	}
-	return Score(pl.migration.Status.Checkpoint, nodeInfo.Node()), nil
-}
-
-// ScoreExtensions returns nil: scores are absolute.
-func (p *Lifeboat) ScoreExtensions() framework.ScoreExtensions { return nil }

@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,33 +18,42 @@ const Name = "Lifeboat"
 
 // Lifeboat places protected pods. For a pod that takes the place of a lost one
 // it claims the Migration, keeps off nodes that cannot restore the checkpoint,
-// and prefers those that hold it.
+// and prefers the node that is expected to have it restored first.
 type Lifeboat struct {
 	handle  framework.Handle
 	pods    corelisters.PodLister
+	args    *Args
+	model   Model
 	client  *client
-	cache   *cache
+	watches watches
+	records *records
+	reads   *reads
 	claims  *claims
+	room    *room
 	waiting *waiting
 	logger  klog.Logger
 }
 
 var (
+	_ framework.PreEnqueuePlugin  = (*Lifeboat)(nil)
 	_ framework.PreFilterPlugin   = (*Lifeboat)(nil)
 	_ framework.FilterPlugin      = (*Lifeboat)(nil)
+	_ framework.PostFilterPlugin  = (*Lifeboat)(nil)
 	_ framework.PreScorePlugin    = (*Lifeboat)(nil)
 	_ framework.ScorePlugin       = (*Lifeboat)(nil)
+	_ framework.ScoreExtensions   = (*Lifeboat)(nil)
 	_ framework.ReservePlugin     = (*Lifeboat)(nil)
 	_ framework.PreBindPlugin     = (*Lifeboat)(nil)
 	_ framework.EnqueueExtensions = (*Lifeboat)(nil)
 	_ framework.SignPlugin        = (*Lifeboat)(nil)
 )
 
-// New starts the plugin; its informers run until ctx ends. Lifeboat's custom
-// resource definitions may be installed later. It takes no arguments.
-func New(ctx context.Context, arguments runtime.Object, handle framework.Handle) (framework.Plugin, error) {
-	if arguments != nil {
-		return nil, errors.New("plugin Lifeboat takes no arguments; remove its entry from pluginConfig")
+// newLifeboat starts the plugin; its informers run until ctx ends. Lifeboat's
+// custom resource definitions may be installed later. The arguments are Args.
+func newLifeboat(ctx context.Context, arguments runtime.Object, handle framework.Handle, shared *waiting) (*Lifeboat, error) {
+	args, err := ParseArgs(arguments)
+	if err != nil {
+		return nil, err
 	}
 	client, err := newClient(handle.KubeConfig())
 	if err != nil {
@@ -54,12 +62,17 @@ func New(ctx context.Context, arguments runtime.Object, handle framework.Handle)
 	p := &Lifeboat{
 		handle:  handle,
 		pods:    handle.SharedInformerFactory().Core().V1().Pods().Lister(),
+		args:    args,
+		model:   args.model(),
 		client:  client,
+		records: newRecords(),
 		claims:  newClaims(),
-		waiting: newWaiting(),
+		room:    newRoom(),
+		waiting: shared,
 		logger:  klog.FromContext(ctx).WithValues("plugin", Name),
 	}
-	if p.cache, err = newCache(ctx, client, p); err != nil {
+	p.reads = newReads(ctx, p.read, p.readDone)
+	if p.watches, err = watch(ctx, client, p); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -73,44 +86,6 @@ func (p *Lifeboat) Name() string { return Name }
 func protected(pod *corev1.Pod) bool {
 	protection, err := v1alpha1.ParseAnnotations(pod.Annotations)
 	return err == nil && protection.Protected
-}
-
-// EventsToRegister names the scheduler's own events that may let a rejected pod
-// be placed. Changed Migrations and Fences bring pods back by migrationChanged
-// and fenceChanged.
-func (p *Lifeboat) EventsToRegister(context.Context) ([]framework.ClusterEventWithHint, error) {
-	return []framework.ClusterEventWithHint{
-		{Event: framework.ClusterEvent{Resource: framework.Node, ActionType: framework.Add}},
-	}, nil
-}
-
-// migrationChanged brings back the waiting pods that may take the moved pod's place.
-func (p *Lifeboat) migrationChanged(before, after *v1alpha1.Migration) {
-	m := after
-	if m == nil {
-		m = before
-	}
-	if m == nil {
-		return
-	}
-	if after == nil || !after.Open() || after.Status.Claim != nil {
-		p.claims.forget(m.UID)
-	}
-	p.activate(func(pod *corev1.Pod) bool { return succeeds(pod, m) })
-}
-
-// fenceChanged brings back every waiting pod when a node's admission changes.
-func (p *Lifeboat) fenceChanged(before, after *v1alpha1.Fence) {
-	if sameForPlacement(before, after) {
-		return
-	}
-	p.activate(func(*corev1.Pod) bool { return true })
-}
-
-func (p *Lifeboat) activate(condition func(*corev1.Pod) bool) {
-	if pods := p.waiting.list(p.pods, condition); len(pods) > 0 {
-		p.handle.Activate(p.logger, pods)
-	}
 }
 
 // SignPod keeps protected pods out of the scheduler's batches: where one may go

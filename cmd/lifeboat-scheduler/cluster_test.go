@@ -68,6 +68,11 @@ func (cp *controlPlane) startScheduler() {
 	if err := os.WriteFile(config, content, 0o600); err != nil {
 		cp.t.Fatal(err)
 	}
+	cp.startSchedulerWith(config)
+}
+
+func (cp *controlPlane) startSchedulerWith(config string) {
+	cp.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		cp.t.Fatal(err)

@@ -30,8 +30,10 @@ import (
 )
 
 func main() {
+	place, sort := plugin.Factories()
 	os.Exit(cli.Run(app.NewSchedulerCommand(
-		app.WithPlugin(plugin.Name, plugin.New),
+		app.WithPlugin(plugin.Name, place),
+		app.WithPlugin(plugin.SortName, sort),
 
 		app.WithPlugin(capacityscheduling.Name, capacityscheduling.New),
 		app.WithPlugin(coscheduling.Name, coscheduling.New),

@@ -83,7 +83,7 @@ func TestScheduler(t *testing.T) {
 			if successor.Spec.NodeName != holder || claim == nil || claim.PodUID != successor.UID || claim.NodeName != holder || claim.PodName != name {
 				t.Errorf("pod is on %s with claim %+v; want it on %s", successor.Spec.NodeName, claim, holder)
 			}
-			cp.waitForEvent(t, successor, plugin.EventClaimed, "to be restored on node "+holder+" from generation 7")
+			cp.waitForEvent(t, successor, plugin.EventClaimed, "to be restored on node "+holder+" from generation 7 in about 500ms; node ")
 		}
 	})
 
@@ -154,7 +154,11 @@ func TestScheduler(t *testing.T) {
 	t.Run("a Migration without a status is waited for", func(t *testing.T) {
 		cp.createMigration(t, "early", "early", "", v1alpha1.MigrationStatus{})
 		cp.create(t, pod("early", ""))
-		cp.waitForRejection(t, "early", "migration early is being prepared")
+		early, err := cp.typed.CoreV1().Pods(namespace).Get(t.Context(), "early", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cp.waitForEvent(t, early, plugin.EventHeld, "migration early is being prepared")
 		cp.setStatus(t, "early", held("node-c"))
 		if got := cp.waitForNode(t, "early").Spec.NodeName; got != "node-c" {
 			t.Errorf("pod is on %s, want node-c", got)
@@ -163,6 +167,41 @@ func TestScheduler(t *testing.T) {
 			t.Error("the Migration was not claimed")
 		}
 	})
+
+	t.Run("a recovery that is held is not the pod's concern", func(t *testing.T) {
+		cp.createMigration(t, "held", "held", "", v1alpha1.MigrationStatus{Phase: v1alpha1.PhaseDetected, Held: &v1alpha1.Held{
+			Reason: v1alpha1.HeldPaused, Message: "an operator has paused recoveries", Since: metav1.NowMicro(),
+		}})
+		cp.create(t, pod("held", ""))
+		cp.waitForNode(t, "held")
+		if claim := cp.claim(t, "held"); claim != nil {
+			t.Errorf("the held Migration was claimed: %+v", claim)
+		}
+	})
+
+	t.Run("room for the checkpoint is waited for", func(t *testing.T) {
+		status := held("node-c")
+		status.Checkpoint.Bytes = 10 << 30
+		occupant := pod("occupant", "")
+		occupant.Annotations = nil
+		occupant.Spec.NodeName = "node-c"
+		occupant.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("8Gi")}
+		cp.create(t, occupant)
+		cp.setFence(t, "node-b", v1alpha1.FenceRunning, outdated)
+		cp.createMigration(t, "large", "large", "", status)
+		cp.create(t, pod("large", ""))
+		cp.waitForRejection(t, "large", "1 node is fenced", "1 node cannot restore the pod: CRIU 4.1.1 is older than 4.2.1 that made the checkpoint",
+			"1 node cannot restore the pod: it has less than 10Gi of memory to give")
+		if err := cp.typed.CoreV1().Pods(namespace).Delete(t.Context(), "occupant", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+			t.Fatal(err)
+		}
+		if got := cp.waitForNode(t, "large").Spec.NodeName; got != "node-c" {
+			t.Errorf("pod is on %s, want node-c", got)
+		}
+		cp.setFence(t, "node-b", v1alpha1.FenceRunning, modern)
+	})
+
+	t.Run("beside a plugin of scheduler-plugins", func(t *testing.T) { testBesideUpstream(t, cp) })
 
 	t.Run("a closed Migration lets the pod start anew", func(t *testing.T) {
 		cp.setFence(t, "node-b", v1alpha1.FenceRunning, outdated)
@@ -192,19 +231,22 @@ func TestScheduler(t *testing.T) {
 	})
 }
 
-func (cp *controlPlane) createNode(name string) {
+func (cp *controlPlane) createNode(name string, change ...func(*corev1.Node)) {
 	cp.t.Helper()
 	capacity := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("16Gi"), corev1.ResourcePods: resource.MustParse("110"),
 	}
-	_, err := cp.typed.CoreV1().Nodes().Create(cp.t.Context(), &corev1.Node{
+	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Status: corev1.NodeStatus{
 			Capacity: capacity, Allocatable: capacity,
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
+	}
+	for _, c := range change {
+		c(node)
+	}
+	if _, err := cp.typed.CoreV1().Nodes().Create(cp.t.Context(), node, metav1.CreateOptions{}); err != nil {
 		cp.t.Fatal(err)
 	}
 }

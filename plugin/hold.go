@@ -1,0 +1,134 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/kube-scheduler/framework"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+)
+
+// EventHeld is the reason of the event on a pod that is held back for a while.
+const EventHeld = "LifeboatHeld"
+
+// hold is why a pod has to wait before it can be placed.
+type hold struct {
+	why string
+	// brief says that it is a matter of milliseconds, which nobody has to be told of.
+	brief bool
+}
+
+// PreEnqueue holds a pod back while its Migration is being prepared, or looked
+// for, instead of having a scheduling cycle fail. It also finds out whether the
+// pod is a recovery, which LifeboatSort puts first.
+func (p *Lifeboat) PreEnqueue(_ context.Context, pod *corev1.Pod) *framework.Status {
+	if !protected(pod) {
+		return nil
+	}
+	m, held := p.prepare(pod)
+	if m != nil {
+		p.waiting.recovers(pod)
+	}
+	if held == nil {
+		p.waiting.letGo(pod)
+		return nil
+	}
+	p.waiting.hold(pod)
+	if !*p.args.HoldPods {
+		return nil
+	}
+	if !held.brief && p.waiting.tell(pod, held.why) {
+		p.handle.EventRecorder().Eventf(pod, nil, corev1.EventTypeNormal, EventHeld, "Holding", "Held back: %s", held.why)
+	}
+	return unusable(held.why)
+}
+
+// prepare finds the Migration that the pod may claim, nil when it replaces no
+// lost pod, and says why the pod has to wait, if it has to. It never waits itself.
+//
+// A pod must not start anew only because the watch is behind. The successor of a
+// lost pod is created after the Migration was recorded and the lost pod's node
+// fenced. So a read that began after the pod was seen shows the Migration, and one
+// that began after the Migration was seen shows the node as it is: what the
+// watch does not prove is read, once for all pods that wait for it.
+func (p *Lifeboat) prepare(pod *corev1.Pod) (*v1alpha1.Migration, *hold) {
+	seen := p.waiting.add(pod)
+	m := p.matchFree(pod)
+	if m == nil {
+		read, err := p.reads.since(subject{migrationsOf, pod.Namespace}, seen)
+		if !read {
+			return nil, reading("the Migrations of namespace "+pod.Namespace, err)
+		}
+		m = p.matchFree(pod)
+	}
+	if m != nil && !prepared(m) {
+		return m, &hold{why: fmt.Sprintf("migration %s is being prepared", m.Name)}
+	}
+	if !p.watches.fencesTold() {
+		if read, err := p.reads.since(subject{kind: allFences}, seen); !read {
+			return m, reading("the Fences", err)
+		}
+	}
+	if m == nil {
+		return nil, nil
+	}
+	source := p.records.node(m.Spec.SourceNode)
+	if source == nil || source.fence.Spec.State == v1alpha1.FenceRunning {
+		// It was fenced when the Migration was recorded. Is it back, or is the watch behind?
+		if read, err := p.reads.since(subject{fenceOf, m.Spec.SourceNode}, p.records.seen(m)); !read {
+			return m, reading("the Fence of node "+m.Spec.SourceNode, err)
+		}
+	}
+	return m, nil
+}
+
+func reading(what string, err error) *hold {
+	if err != nil {
+		return &hold{why: fmt.Sprintf("waiting for the API server: %s cannot be read: %v", what, err)}
+	}
+	return &hold{why: "reading " + what, brief: true}
+}
+
+// matchFree leaves out the Migrations that other pods were given just now.
+func (p *Lifeboat) matchFree(pod *corev1.Pod) *v1alpha1.Migration {
+	return Match(pod, slices.DeleteFunc(p.records.open(pod), func(m *v1alpha1.Migration) bool {
+		return !p.claims.free(m.UID, pod.UID)
+	}))
+}
+
+// read reads a subject and takes over what it is.
+func (p *Lifeboat) read(ctx context.Context, s subject) error {
+	switch s.kind {
+	case migrationsOf:
+		return p.client.readMigrations(ctx, s.name, p.records)
+	case fenceOf:
+		return p.client.readFence(ctx, s.name, p.records)
+	default:
+		return p.client.readFences(ctx, p.records)
+	}
+}
+
+// readDone brings back the pods that may have waited for a read.
+func (p *Lifeboat) readDone(s subject) {
+	namespace := allNamespaces
+	if s.kind == migrationsOf {
+		namespace = s.name
+	}
+	p.activate(namespace, func(pod *corev1.Pod, w waitingPod) bool {
+		if !w.held {
+			return false // it did not wait for this
+		}
+		return s.kind != fenceOf || slices.ContainsFunc(p.records.open(pod), func(m *v1alpha1.Migration) bool {
+			return m.Spec.SourceNode == s.name
+		})
+	})
+}
+
+func (p *Lifeboat) activate(namespace string, condition func(*corev1.Pod, waitingPod) bool) {
+	if pods := p.waiting.list(p.pods, namespace, condition); len(pods) > 0 {
+		p.handle.Activate(p.logger, pods)
+	}
+}
