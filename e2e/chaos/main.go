@@ -27,9 +27,6 @@ import (
 	"github.com/lifeboat-dev/lifeboat/e2e/witness/workload"
 )
 
-// document is where --write puts the table.
-const document = "docs/explanation/chaos.md"
-
 // scenarios are all, in the order of the table.
 var scenarios = slices.Concat(powerScenarios, networkScenarios, apiScenarios, watcherScenarios(), processScenarios)
 
@@ -40,7 +37,7 @@ func main() {
 	}}
 	only := flag.String("only", "", "scenarios to run, separated by commas; a part of a name stands for all that begin with it")
 	list := flag.Bool("list", false, "list the scenarios and end")
-	write := flag.Bool("write", false, "put the table into "+document)
+	write := flag.String("write", "", "document whose marked table gets the rows, as docs/explanation/chaos.md")
 	attach := flag.Bool("attach", false, "use a running cluster that was started for Lifeboat, and leave it running")
 	flag.IntVar(&config.Nodes, "nodes", 5, "number of nodes")
 	flag.StringVar(&config.Name, "name", "chaos", "the cluster's name")
@@ -54,13 +51,13 @@ func main() {
 	// A second interrupt ends the program at once; the next start cleans up then.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
-	if err := run(ctx, config, *only, *attach, *write); err != nil {
+	if err := run(ctx, config, *only, *write, *attach); err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, config cluster.Config, only string, attach, write bool) (err error) {
+func run(ctx context.Context, config cluster.Config, only, write string, attach bool) (err error) {
 	chosen, err := choose(only)
 	if err != nil {
 		return err
@@ -70,6 +67,10 @@ func run(ctx context.Context, config cluster.Config, only string, attach, write 
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
+	var names []string
+	for _, sc := range scenarios {
+		names = append(names, sc.name)
+	}
 	var rows []row
 	failures := 0
 	for _, sc := range chosen {
@@ -81,22 +82,15 @@ func run(ctx context.Context, config cluster.Config, only string, attach, write 
 			failures++
 		}
 		rows = append(rows, r.row())
+		// At once: an interruption must not lose what has come to its end.
+		if write != "" {
+			if err := writeTable(write, rows, names); err != nil {
+				return err
+			}
+		}
 	}
 	if err := printTable(os.Stdout, rows); err != nil {
 		return err
-	}
-	if write {
-		module, err := image.Module("")
-		if err != nil {
-			return err
-		}
-		var names []string
-		for _, sc := range scenarios {
-			names = append(names, sc.name)
-		}
-		if err := writeTable(filepath.Join(module, document), rows, names); err != nil {
-			return err
-		}
 	}
 	if failures > 0 {
 		return fmt.Errorf("%d of %d scenarios failed", failures, len(chosen))

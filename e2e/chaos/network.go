@@ -55,7 +55,8 @@ var networkScenarios = []scenario{
 		fault: flapping(4, 6*time.Second, 4*time.Second),
 	},
 	{
-		name: "partition-api", about: "the node cannot reach the API for 60 s, while peers and watchers reach it", want: outcome{moved: anyNumber},
+		name: "partition-api", about: "the node cannot reach the API for 60 s, while peers and watchers reach it",
+		want: outcome{moved: anyNumber, standstill: 20 * time.Second},
 		fault: func(ctx context.Context, s *stage) error {
 			api := netip.PrefixFrom(s.cluster.ControlPlaneAddress(), 32)
 			if err := s.dropping(ctx, s.node(workload.Ledger), cluster.Drop{With: []netip.Prefix{api}, Port: cluster.APIPort}); err != nil {

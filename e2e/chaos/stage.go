@@ -242,7 +242,7 @@ func (s *stage) conclude(ctx context.Context, r *result) error {
 		r.err = errors.Join(r.err, err)
 	}
 	if late > witness.StepEvery {
-		r.notes = append(r.notes, fmt.Sprintf("the witness still heard the old copy %s after the node was last known to be alive", seconds(late)))
+		r.notes = append(r.notes, fmt.Sprintf("the old copy was still heard %s after the last sign of life that Lifeboat knows of", seconds(late)))
 	}
 	return nil
 }
