@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,16 +63,11 @@ func run(ctx context.Context, args []string) error {
 func each(ctx context.Context, threads int, work func(context.Context) error) error {
 	// One more for whatever else the program does.
 	runtime.GOMAXPROCS(threads + 1)
-	ended := make(chan error, threads)
+	group, ctx := errgroup.WithContext(ctx)
 	for range threads {
-		go func() { ended <- work(ctx) }()
+		group.Go(func() error { return work(ctx) })
 	}
-	for range threads {
-		if err := <-ended; err != nil {
-			return err
-		}
-	}
-	return nil
+	return group.Wait()
 }
 
 func spin(ctx context.Context) error {
