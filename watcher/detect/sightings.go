@@ -37,7 +37,12 @@ type sighting struct {
 	// the node's Fence permits to run pods.
 	bootID, permitted string
 	domain            string
-	// outOfService is since when somebody else's taint says so; zero while none does.
+	// tainted is whether somebody else's taint says that the node is out of service.
+	// outOfService is since when that is known to be true of a node that is silent:
+	// since it was seen to appear, or, of one that was there before the watch, since
+	// Kubernetes has not heard of the kubelet for long. It may have been forgotten
+	// there, and nobody here would have seen the node live on with it.
+	tainted      bool
 	outOfService time.Time
 	lease        lease
 	load         load
@@ -62,9 +67,10 @@ func (s *Sightings) Node(now time.Time, node *corev1.Node, exists bool) {
 	n := s.of(node.Name, now)
 	n.remember(now)
 	n.touched = now
+	known := n.exists
 	n.exists = exists
 	if !exists {
-		n.ready, n.fromNode, n.outOfService = "", nil, time.Time{}
+		n.ready, n.fromNode, n.tainted, n.outOfService = "", nil, false, time.Time{}
 		return
 	}
 	ready := corev1.ConditionStatus("")
@@ -78,12 +84,15 @@ func (s *Sightings) Node(now time.Time, node *corev1.Node, exists bool) {
 	}
 	n.ready, n.bootID, n.domain = ready, node.Status.NodeInfo.BootID, node.Labels[corev1.LabelTopologyZone]
 	n.fromNode = signalsOf(node)
+	tainted := outOfService(node)
 	switch {
-	case !outOfService(node):
+	case !tainted:
 		n.outOfService = time.Time{}
-	case n.outOfService.IsZero():
+	case !n.outOfService.IsZero():
+	case known && !n.tainted, ready == corev1.ConditionUnknown:
 		n.outOfService = now
 	}
+	n.tainted = tainted
 }
 
 // Lease takes in the time of the last renewal of a kubelet's Lease, by the node's

@@ -19,7 +19,7 @@ var began = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 const tick = 100 * time.Millisecond
 
-// How the parts around a watcher behave: as docs/reference/signals.md says.
+// How the parts around a watcher behave, about as docs/reference/signals.md says.
 const (
 	renewEvery   = 10 * time.Second
 	suspectAfter = 500 * time.Millisecond
