@@ -73,7 +73,7 @@ func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error
 				Name: eventName(m.Name, strings.ToLower(object.Kind), string(m.UID))},
 			EventTime:           metav1.NowMicro(),
 			ReportingController: reporter, ReportingInstance: reporter,
-			Action: "Recover", Reason: string(s.Result), Type: kind, Note: cut(note, maxNote), Regarding: object,
+			Action: "Recover", Reason: string(s.Result), Type: kind, Note: cut(note), Regarding: object,
 		}
 		if object.Kind == "Pod" {
 			event.Related = &about[0]
@@ -88,13 +88,13 @@ func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error
 // maxNote is the API server's limit of an event's note, in bytes.
 const maxNote = 1024
 
-// cut shortens a text to at most so many bytes, and not within a letter.
-func cut(text string, bytes int) string {
-	if len(text) <= bytes {
+// cut shortens a note to what the API server takes, and not within a letter.
+func cut(text string) string {
+	if len(text) <= maxNote {
 		return text
 	}
 	const dots = "..."
-	return strings.ToValidUTF8(text[:bytes-len(dots)], "") + dots
+	return strings.ToValidUTF8(text[:maxNote-len(dots)], "") + dots
 }
 
 // eventName is the name of the one event of a kind about an object. A long name is

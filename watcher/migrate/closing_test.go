@@ -22,11 +22,11 @@ func TestEventsFit(t *testing.T) {
 			t.Errorf("the event about %s is named %s", name, got)
 		}
 	}
-	if got := cut("short", maxNote); got != "short" {
+	if got := cut("short"); got != "short" {
 		t.Errorf("a short note became %q", got)
 	}
 	for _, text := range []string{strings.Repeat("a", maxNote+1), strings.Repeat("ä", maxNote)} {
-		if got := cut(text, maxNote); len(got) > maxNote || !utf8.ValidString(got) || !strings.HasSuffix(got, "...") {
+		if got := cut(text); len(got) > maxNote || !utf8.ValidString(got) || !strings.HasSuffix(got, "...") {
 			t.Errorf("a long note became %d bytes: %q", len(got), got[len(got)-8:])
 		}
 	}

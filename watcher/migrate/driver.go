@@ -57,6 +57,9 @@ type Driver struct {
 	holds *holds
 	pause *pause
 	kept  volumesHeld
+	// recovering has, by node, a mutex that is held while Migrations are recorded;
+	// recorded are the pods, by UID, whose Migrations were recorded a moment ago.
+	recovering, recorded sync.Map
 	// told are the Migrations, by UID, whose closing was told.
 	told sync.Map
 }

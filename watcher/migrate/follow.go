@@ -11,12 +11,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
-	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 )
 
 // fieldOwner is the watcher's name as a writer.
@@ -112,17 +110,12 @@ func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration, fence *v1alph
 	stamp(m, v1alpha1.PhaseFenced, fenced)
 	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{
 		Type: string(corev1.DisruptionTarget), Status: metav1.ConditionTrue,
-		Reason: string(m.Spec.Reason), Message: lossMessage(m),
+		Reason: string(m.Spec.Reason), Message: lossMessage(m.Spec.SourceNode),
 	})
 	return nil
 }
 
-func lossMessage(m *v1alpha1.Migration) string {
-	return fmt.Sprintf("node %s is lost and fenced; the pod is deleted, and its successor is restored elsewhere", m.Spec.SourceNode)
-}
-
-// removeLost removes the lost pod from the API: first the condition and the event,
-// then the pod.
+// removeLost removes the lost pod from the API.
 func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
 	pod := &corev1.Pod{}
 	key := client.ObjectKey{Namespace: m.Namespace, Name: m.Spec.Pod.Name}
@@ -134,52 +127,21 @@ func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 		stamp(m, v1alpha1.PhaseDeleted, time.Now())
 		return time.Time{}, nil
 	}
-	fence, err := d.fenceOf(ctx, m, false)
-	if err != nil {
+	removed, err := d.removePod(ctx, pod, m.Spec.SourceNode, m.Spec.Reason)
+	switch {
+	case err != nil:
 		return time.Time{}, err
-	}
-	fenced, ok := decide.FencedBy(fence)
-	if !ok {
-		// The node's copy was killed and may be started again there. To delete the
-		// pod by force now could leave two of them running.
+	case removed == podLives:
 		conclude(m, Verdict{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonNotAsked,
 			Message: fmt.Sprintf("node %s came back before the pod was deleted; the pod starts anew there", m.Spec.SourceNode)})
-		return time.Time{}, nil
+	case removed == podChanged:
+		return time.Now().Add(conflictPause), nil
+	case removed == podKept:
+		return time.Now().Add(lookAgain), nil
+	default:
+		stamp(m, v1alpha1.PhaseDeleted, time.Now())
 	}
-	if err := d.markLost(ctx, m, pod); err != nil {
-		return time.Time{}, err
-	}
-	if err := d.removePod(ctx, pod, fenced); err != nil {
-		return time.Time{}, err
-	}
-	err = d.Reader.Get(ctx, key, pod)
-	if client.IgnoreNotFound(err) != nil {
-		return time.Time{}, fmt.Errorf("read pod %s: %w", key, err)
-	}
-	if err == nil && pod.UID == lostPod(m) {
-		return time.Now().Add(lookAgain), nil // a finalizer keeps it
-	}
-	stamp(m, v1alpha1.PhaseDeleted, time.Now())
 	return time.Time{}, nil
-}
-
-// markLost tells in the pod itself why it goes, for whoever watches it.
-func (d *Driver) markLost(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
-	data, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID}, // a successor of the same name is left alone
-		"status": map[string]any{"conditions": []corev1.PodCondition{{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
-			Reason: string(m.Spec.Reason), Message: lossMessage(m),
-		}}},
-	})
-	if err != nil {
-		return fmt.Errorf("mark pod %s/%s as lost: %w", pod.Namespace, pod.Name, err)
-	}
-	err = d.Client.Status().Patch(ctx, pod.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, data), fieldOwner)
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("mark pod %s/%s as lost: %w", pod.Namespace, pod.Name, err)
-	}
-	return nil
 }
 
 // recreate creates a bare pod's successor.
@@ -223,13 +185,14 @@ func (d *Driver) successor(ctx context.Context, m *v1alpha1.Migration) (*corev1.
 		pods       corev1.PodList
 		migrations v1alpha1.MigrationList
 	)
-	if err := d.Client.List(ctx, &pods, client.InNamespace(m.Namespace)); err != nil {
+	// A namespace may have thousands of either: they are looked at as the cache has them.
+	if err := d.Client.List(ctx, &pods, client.InNamespace(m.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list pods in %s: %w", m.Namespace, err)
 	}
-	if err := d.Client.List(ctx, &migrations, client.InNamespace(m.Namespace)); err != nil {
+	if err := d.Client.List(ctx, &migrations, client.InNamespace(m.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list migrations in %s: %w", m.Namespace, err)
 	}
-	return candidate(m, migrations.Items, pods.Items), nil
+	return candidate(m, migrations.Items, pods.Items).DeepCopy(), nil
 }
 
 // follow notes the steps that the successor has completed.

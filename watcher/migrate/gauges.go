@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	// countEvery is how often the gauges of recoveries and pods are set.
-	countEvery = 5 * time.Second
+	// countEvery is how often the gauge of recoveries is set, and countPodsEvery that of
+	// pods, of which there may be many.
+	countEvery     = 5 * time.Second
+	countPodsEvery = 30 * time.Second
 	// reportDelay is by how much a Checkpoint may be behind what it tells of: the
 	// checkpointers write it at a bounded rate.
 	reportDelay = 10 * time.Second
@@ -25,8 +27,13 @@ const (
 func (d *Driver) setGauges(ctx context.Context) error {
 	tick := time.NewTicker(countEvery)
 	defer tick.Stop()
+	var pods time.Time
 	for {
-		if err := d.countAll(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		err := d.countRecoveries(ctx)
+		if now := time.Now(); err == nil && now.Sub(pods) >= countPodsEvery {
+			pods, err = now, d.countPods(ctx, now)
+		}
+		if err != nil && ctx.Err() == nil {
 			d.Log.Warn("recoveries and pods are not counted", "error", err)
 		}
 		select {
@@ -37,18 +44,25 @@ func (d *Driver) setGauges(ctx context.Context) error {
 	}
 }
 
-func (d *Driver) countAll(ctx context.Context, now time.Time) error {
+func (d *Driver) countRecoveries(ctx context.Context) error {
+	var migrations v1alpha1.MigrationList
+	if err := d.Client.List(ctx, &migrations, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list migrations: %w", err)
+	}
+	d.Metrics.Recoveries(countHeld(migrations.Items))
+	return nil
+}
+
+func (d *Driver) countPods(ctx context.Context, now time.Time) error {
 	var (
-		migrations  v1alpha1.MigrationList
 		pods        corev1.PodList
 		checkpoints v1alpha1.CheckpointList
 	)
-	for what, list := range map[string]client.ObjectList{"migrations": &migrations, "pods": &pods, "checkpoints": &checkpoints} {
+	for what, list := range map[string]client.ObjectList{"pods": &pods, "checkpoints": &checkpoints} {
 		if err := d.Client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 			return fmt.Errorf("list %s: %w", what, err)
 		}
 	}
-	d.Metrics.Recoveries(countHeld(migrations.Items))
 	d.Metrics.Unprotected(countUnprotected(pods.Items, checkpoints.Items, now))
 	return nil
 }

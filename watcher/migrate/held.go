@@ -3,14 +3,17 @@ package migrate
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/membership"
 	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 	"github.com/lifeboat-dev/lifeboat/watcher/detect"
 )
@@ -84,6 +87,7 @@ func (h *holds) hold(action decide.Action, now metav1.MicroTime) {
 	}
 	held.Reason, held.Message = action.Held, action.Reason
 	h.nodes[action.Node] = held
+	delete(h.alive, action.Node)
 }
 
 func (h *holds) release(node string) {
@@ -138,12 +142,15 @@ func (d *Driver) await(ctx context.Context, m *v1alpha1.Migration) (time.Time, e
 	}
 	if fence.Name == "" || fence.Spec.Epoch >= m.Spec.FenceEpoch {
 		m.Status.Held = nil // the node is fenced, or was and has come back since
+		if unwanted, err := d.unwantedSince(ctx, m); err != nil || unwanted {
+			return time.Time{}, err
+		}
 		return time.Time{}, d.begin(ctx, m, fence)
 	}
 	now := time.Now()
 	if isHeld {
 		stamp(m, v1alpha1.PhaseDetected, held.Since.Time)
-		m.Status.Held = held.Held.DeepCopy()
+		m.Status.Held = held.DeepCopy()
 		return now.Add(lookWhileHeld), nil
 	}
 	stamp(m, v1alpha1.PhaseDetected, m.CreationTimestamp.Time)
@@ -156,6 +163,25 @@ func (d *Driver) await(ctx context.Context, m *v1alpha1.Migration) (time.Time, e
 	return look, nil
 }
 
+// unwantedSince says whether a bare pod was deleted by somebody while its recovery was
+// held, and closes the Migration then: nobody but the watcher would create it again.
+func (d *Driver) unwantedSince(ctx context.Context, m *v1alpha1.Migration) (bool, error) {
+	if _, early := phaseAt(m, v1alpha1.PhaseDetected); !early || m.Annotations[annotationManifest] == "" {
+		return false, nil
+	}
+	pod := &corev1.Pod{}
+	key := client.ObjectKey{Namespace: m.Namespace, Name: m.Spec.Pod.Name}
+	if err := d.Reader.Get(ctx, key, pod); client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("read pod %s: %w", key, err)
+	}
+	if pod.UID == lostPod(m) && pod.DeletionTimestamp == nil {
+		return false, nil
+	}
+	conclude(m, Verdict{Result: v1alpha1.ResultWithdrawn,
+		Message: "the pod was deleted while nothing was done about the loss of node " + m.Spec.SourceNode + ", so it is not created again"})
+	return true, nil
+}
+
 // alive says whether a node looks alive just now.
 func (n *nodes) alive(name string, now time.Time) bool {
 	fact, ok := n.fact(name, now)
@@ -164,10 +190,16 @@ func (n *nodes) alive(name string, now time.Time) bool {
 
 // fact is what is known of a node just now.
 func (n *nodes) fact(name string, now time.Time) (detect.Fact, bool) {
-	for _, node := range n.known(now) {
-		if node.Fact.Node == name {
-			return node.Fact, true
+	var member membership.Member
+	for _, m := range n.members.Members() {
+		if m.Kind == membership.Checkpointer && m.Name == name {
+			member = m
 		}
 	}
-	return detect.Fact{}, false
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.fences[name]; !ok {
+		return detect.Fact{}, false
+	}
+	return n.sightings.Fact(now, name, member), true
 }

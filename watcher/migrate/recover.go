@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -22,6 +21,10 @@ import (
 // annotationMigrationReason of a Fence is the reason that the Migrations of its pods
 // get. It is beside the declaration, for a watcher that takes the lead.
 const annotationMigrationReason = "lifeboat.dev/migration-reason"
+
+// recordedFor is how long a pod's loss is not recorded again. A cache is not further
+// behind, and a pod that is lost anew was fenced anew, which takes longer.
+const recordedFor = 2 * time.Second
 
 // askBeforeFenced is how long before a node can be fenced the holders are asked
 // what they have of its pods. It takes none of the recovery's time, and a node
@@ -81,7 +84,23 @@ func (d *Driver) recoverNode(ctx context.Context, fenced decide.Fenced) error {
 	if fenced.Node() == "" {
 		return nil
 	}
+	// It is called at once, and again by the controller of fences, whose cache may not
+	// show yet what was recorded.
+	lock, _ := d.recovering.LoadOrStore(fenced.Node(), &sync.Mutex{})
+	lock.(*sync.Mutex).Lock()
+	defer lock.(*sync.Mutex).Unlock()
+	d.forgetRecorded(time.Now())
 	return d.eachPod(ctx, fenced.Node(), func(pod *corev1.Pod) error { return d.recoverPod(ctx, pod, fenced) })
+}
+
+// forgetRecorded forgets of what the cache shows the Migrations by now.
+func (d *Driver) forgetRecorded(now time.Time) {
+	d.recorded.Range(func(pod, at any) bool {
+		if now.Sub(at.(time.Time)) >= recordedFor {
+			d.recorded.Delete(pod)
+		}
+		return true
+	})
 }
 
 // eachPod calls f for each protected pod of a node, some at a time. One pod's trouble
@@ -120,9 +139,10 @@ func (d *Driver) protectedPods(ctx context.Context, node string) ([]corev1.Pod, 
 	return pods, nil
 }
 
+// fences are all records as the cache has them: to be read alone.
 func (d *Driver) fences(ctx context.Context) ([]v1alpha1.Fence, error) {
 	var list v1alpha1.FenceList
-	if err := d.Client.List(ctx, &list); err != nil {
+	if err := d.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list fences: %w", err)
 	}
 	return list.Items, nil
@@ -141,15 +161,19 @@ type loss struct {
 // A pod that nobody wants back is only removed.
 func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) error {
 	if !wanted(pod, fenced.LostAt()) {
-		return d.removePod(ctx, pod, fenced)
+		_, err := d.removePod(ctx, pod, fenced.Node(), reasonOf(fenced))
+		return err
 	}
 	return d.record(ctx, pod, loss{node: fenced.Node(), lostAt: fenced.LostAt(), reason: reasonOf(fenced), epoch: fenced.Epoch()})
 }
 
 // record creates the Migration of one pod, unless there is one already.
 func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
+	if at, ok := d.recorded.Load(pod.UID); ok && time.Since(at.(time.Time)) < recordedFor {
+		return nil
+	}
 	var known v1alpha1.MigrationList
-	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace)); err != nil {
+	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list migrations in %s: %w", pod.Namespace, err)
 	}
 	epoch, err := d.nextEpoch(ctx, pod, known.Items)
@@ -171,6 +195,7 @@ func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
 	for {
 		err := d.Client.Create(ctx, m)
 		if err == nil {
+			d.recorded.Store(pod.UID, time.Now())
 			d.Log.Info("a pod's loss is recorded", "pod", pod.Namespace+"/"+pod.Name, "node", lost.node, "epoch", m.Spec.Epoch, "reason", lost.reason)
 			return nil
 		}
@@ -281,19 +306,4 @@ func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1
 		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationLostPod, string(pod.UID))
 		return
 	}
-}
-
-// removePod removes a lost pod from the API at once. The kubelet that would have
-// to confirm it is gone.
-func (d *Driver) removePod(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) error {
-	d.Events.Eventf(pod, nil, corev1.EventTypeWarning, "NodeLost", "Delete",
-		"Node %s is lost and fenced; the pod's copy there cannot run any more. The pod is deleted.", fenced.Node())
-	err := d.Client.Delete(ctx, pod, &client.DeleteOptions{
-		GracePeriodSeconds: ptr.To[int64](0),
-		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
-	})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("delete lost pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	return nil
 }

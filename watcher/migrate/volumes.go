@@ -105,7 +105,7 @@ func (d *Driver) keepVolumes(ctx context.Context, node, text string) {
 	d.Metrics.VolumesHeld(nodes)
 	if isNew {
 		d.Log.Warn("volumes of recovered pods stay attached", "node", node, "reason", text)
-		d.nodeEvent(ctx, node, corev1.EventTypeWarning, "VolumesHeld", "%s", cut(text, maxNote))
+		d.nodeEvent(ctx, node, corev1.EventTypeWarning, "VolumesHeld", "%s", cut(text))
 	}
 }
 
