@@ -150,7 +150,7 @@ func problems(expr, summary string, labels map[string][]string) (found []string)
 			if selector == "" {
 				continue
 			}
-			if label := matcher.FindStringSubmatch(selector); label == nil || !slices.Contains(own, label[1]) {
+			if label := matcher.FindStringSubmatch(selector); len(label) == 0 || !slices.Contains(own, label[1]) {
 				found = append(found, m[1]+" has no label for "+selector)
 			}
 		}

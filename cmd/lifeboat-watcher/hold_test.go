@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,6 +25,7 @@ func TestHolds(t *testing.T) {
 	t.Run("paused, and the node lives after all", func(t *testing.T) { pausedAndAlive(t, c) })
 	t.Run("paused, and the node is lost", func(t *testing.T) { pausedAndLost(t, c) })
 	t.Run("volumes of a fenced node", func(t *testing.T) { volumes(t, c) })
+	t.Run("a node that may go, and goes", func(t *testing.T) { drainedAndLost(t, c) })
 }
 
 // pause writes what kubectl lifeboat pause and resume write.
@@ -110,9 +112,14 @@ func pausedAndAlive(t *testing.T, c *cluster) {
 func pausedAndLost(t *testing.T, c *cluster) {
 	pod := c.makePod(t, "calm-1", ownedBy("StatefulSet", "calm"), onNode("n2"))
 	c.run(t, pod)
+	bare := c.makePod(t, "unwanted", onNode("n2"))
+	c.run(t, bare)
 	c.pause(t, "paused")
 	cut := c.powerOff(t, "n2")
-	before := c.held(t, pod.UID, v1alpha1.HeldPaused)
+	before, unwanted := c.held(t, pod.UID, v1alpha1.HeldPaused), c.held(t, bare.UID, v1alpha1.HeldPaused)
+	if err := c.Delete(t.Context(), bare, client.GracePeriodSeconds(0)); err != nil { // nobody wants it back
+		t.Fatal(err)
+	}
 	c.pause(t, "")
 	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted, 30*time.Second)
 	if m.UID != before.UID || m.Status.Held != nil {
@@ -126,10 +133,49 @@ func pausedAndLost(t *testing.T, c *cluster) {
 		t.Errorf("the migration waits for epoch %d, and the fence has %d", m.Spec.FenceEpoch, spec.Epoch)
 	}
 	var list v1alpha1.MigrationList
-	if err := c.List(t.Context(), &list, client.InNamespace("shop")); err != nil || len(list.Items) != 2 {
-		t.Errorf("%d migrations, %v; want one for each of the two losses", len(list.Items), err)
+	if err := c.List(t.Context(), &list, client.InNamespace("shop")); err != nil || len(list.Items) != 3 {
+		t.Errorf("%d migrations, %v; want one for each of the three losses", len(list.Items), err)
+	}
+	if unwanted = c.closed(t, unwanted, 10*time.Second); unwanted.Status.Result != v1alpha1.ResultWithdrawn {
+		t.Errorf("the recovery of a pod that was deleted while it was held: %s, want Withdrawn", unwanted.Status.Result)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(bare), bare); !apierrors.IsNotFound(err) {
+		t.Errorf("a pod that somebody deleted: %v, want not found", err)
 	}
 	c.powerOn(t, "n2")
+}
+
+// drainedAndLost: a sign that the node may go has its pods checkpointed at once, and is
+// the reason of their Migrations when it goes.
+func drainedAndLost(t *testing.T, c *cluster) {
+	pod := c.makePod(t, "early-0", ownedBy("StatefulSet", "early"), onNode("n5"))
+	c.run(t, pod)
+	checkpoint := &v1alpha1.Checkpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod.Name},
+		Spec: v1alpha1.CheckpointSpec{PodUID: pod.UID, NodeName: "n5"}}
+	if err := c.Create(t.Context(), checkpoint); err != nil {
+		t.Fatal(err)
+	}
+	cordoned := time.Now().Add(-time.Second)
+	if err := c.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n5"}}, rawMerge([]byte(`{"spec":{"unschedulable":true}}`))); err != nil {
+		t.Fatal(err)
+	}
+	controlplane.Eventually(t, 15*time.Second, "a checkpoint is asked for", func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(checkpoint), checkpoint); err != nil {
+			return err
+		}
+		at, err := time.Parse(time.RFC3339Nano, checkpoint.Annotations[v1alpha1.AnnotationCheckpointRequested])
+		if err == nil && at.Before(cordoned) {
+			err = fmt.Errorf("asked at %s, the node was cordoned at %s", at, cordoned)
+		}
+		return err
+	})
+	c.event(t, "n5", "CheckpointsRequested")
+	c.powerOff(t, "n5")
+	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted, 30*time.Second)
+	if m.Spec.Reason != v1alpha1.MigrationNodeDrained {
+		t.Errorf("the migration's reason is %s, want NodeDrained", m.Spec.Reason)
+	}
+	c.powerOn(t, "n5")
 }
 
 // setReady sets a node's condition as its kubelet and the node controller do.
