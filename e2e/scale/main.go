@@ -15,7 +15,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/image"
 	"github.com/lifeboat-dev/lifeboat/e2e/marked"
@@ -29,6 +31,7 @@ func main() {
 	// started with it.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
+	klog.SetLogger(logr.Discard()) // what matters comes back as an error
 	err := newCommand().ExecuteContext(ctx)
 	switch {
 	case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):

@@ -114,8 +114,12 @@ func (p *plane) createWhole(ctx context.Context, object client.Object) error {
 
 // each does something n times, several of them at once, until one fails.
 func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	return eachOf(ctx, n, writers, do)
+}
+
+func eachOf(ctx context.Context, n, atOnce int, do func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(writers)
+	group.SetLimit(atOnce)
 	for i := range n {
 		if ctx.Err() != nil {
 			break

@@ -15,12 +15,12 @@ kind: KubeSchedulerConfiguration
 profiles:
   - schedulerName: default-scheduler
   - schedulerName: lifeboat-scheduler
-    percentageOfNodesToScore: 100
+    percentageOfNodesToScore: 50
     plugins: {multiPoint: {enabled: [{name: Lifeboat}]}}
     pluginConfig: [{name: Lifeboat, args: {}}]
 `
 	profile := map[string]any{
-		"schedulerName": "lifeboat-scheduler", "percentageOfNodesToScore": 100.0,
+		"schedulerName": "lifeboat-scheduler", "percentageOfNodesToScore": 50.0,
 		"plugins":      map[string]any{"multiPoint": map[string]any{"enabled": []any{map[string]any{"name": "Lifeboat"}}}},
 		"pluginConfig": []any{map[string]any{"name": "Lifeboat", "args": map[string]any{}}},
 	}
@@ -28,9 +28,8 @@ profiles:
 		variant variant
 		without []string
 	}{
-		"without the plugin": {variant{}, []string{"plugins", "pluginConfig", "percentageOfNodesToScore"}},
-		"with it":            {variant{plugin: true}, []string{"percentageOfNodesToScore"}},
-		"as shipped":         {variant{plugin: true, shipped: true}, nil},
+		"without the plugin": {variant{}, []string{"plugins", "pluginConfig"}},
+		"with it":            {variant{plugin: true}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := map[string]any{}

@@ -66,9 +66,6 @@ func changeConfig(shipped []byte, v variant, kubeconfig string) ([]byte, error) 
 			delete(profile, "plugins")
 			delete(profile, "pluginConfig")
 		}
-		if !v.shipped {
-			delete(profile, "percentageOfNodesToScore")
-		}
 		config["profiles"] = []any{profile}
 		return yaml.Marshal(config)
 	}

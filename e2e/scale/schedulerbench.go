@@ -19,9 +19,6 @@ import (
 type variant struct {
 	name                          string
 	plugin, protected, successors bool
-	// shipped has percentageOfNodesToScore as the shipped profile sets it; else it
-	// is the stock scheduler's own choice.
-	shipped bool
 }
 
 // variants are measured in this order, again and again. Ratios are to the first.
@@ -30,8 +27,6 @@ var variants = []variant{
 	{name: "unprotected", plugin: true},
 	{name: "protected", plugin: true, protected: true},
 	{name: "successors", plugin: true, protected: true, successors: true},
-	{name: "protected, as shipped", plugin: true, protected: true, shipped: true},
-	{name: "successors, as shipped", plugin: true, protected: true, successors: true, shipped: true},
 }
 
 // size is how many pods are placed on how many nodes.

@@ -33,7 +33,7 @@ func within(ctx context.Context, progress func(step string), do func(*scope) err
 		}
 	}()
 	<-done
-	if s.Failed() && ctx.Err() != nil {
+	if s.err != nil && ctx.Err() != nil {
 		s.err = ctx.Err() // whatever else failed, failed because of this
 	}
 	cancel()
@@ -69,11 +69,11 @@ func (s *scope) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// Failed says whether something went wrong, other than that it was interrupted.
+// Failed says whether something went wrong with the programs, whose output may tell why.
 func (s *scope) Failed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err != nil && !errors.Is(s.err, context.Canceled)
+	return s.err != nil && !errors.Is(s.err, context.Canceled) && !errors.Is(s.err, errTooSmall)
 }
 
 // Cleanup has something done at the end of the scope, after its context has ended.
