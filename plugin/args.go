@@ -1,7 +1,8 @@
 package plugin
 
 import (
-	"errors"
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -10,8 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/utils/ptr"
-	"sigs.k8s.io/yaml"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -82,7 +81,7 @@ func (a *Args) decode(raw []byte) error {
 		return nil
 	}
 	// The version comes first: of another one no other field can be judged.
-	if err := yaml.Unmarshal(raw, &a.TypeMeta); err != nil {
+	if err := json.Unmarshal(raw, &a.TypeMeta); err != nil {
 		return fmt.Errorf("args of plugin %s: %w", Name, err)
 	}
 	var errs field.ErrorList
@@ -95,8 +94,10 @@ func (a *Args) decode(raw []byte) error {
 	if len(errs) > 0 {
 		return fmt.Errorf("args of plugin %s: %w", Name, errs.ToAggregate())
 	}
-	if err := yaml.UnmarshalStrict(raw, a); err != nil {
-		return errors.Join(fmt.Errorf("args of plugin %s cannot be read", Name), err)
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(a); err != nil {
+		return fmt.Errorf("args of plugin %s: %w", Name, err)
 	}
 	return nil
 }
@@ -106,7 +107,7 @@ func path(name string) *field.Path { return field.NewPath("args", name) }
 
 func orDefault[T any](value **T, otherwise T) {
 	if *value == nil {
-		*value = ptr.To(otherwise)
+		*value = &otherwise
 	}
 }
 

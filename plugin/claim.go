@@ -51,7 +51,7 @@ func (p *Lifeboat) predictChosen(state framework.CycleState, pl *placement, node
 	if err != nil || info.Node() == nil {
 		return
 	}
-	only := nodeTime{node, p.predict(pl, info, time.Now())}
+	only := nodeTime{node, p.predict(pl, info)}
 	state.Write(predictionKey, &predictions{times: []nodeTime{only}, nodes: pl.nodes, able: 1, narrowed: pl.narrowed})
 }
 

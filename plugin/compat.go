@@ -83,7 +83,7 @@ func compatibleKernel(source, target *facts) string {
 // using them after a restore. As in CRIU's own check of instructions the target
 // may have more than the source, not less.
 func compatibleProcessor(source, target *facts) string {
-	if len(source.features) == 0 || len(target.features) == 0 {
+	if len(source.features) == 0 || len(target.features) == 0 || source.joined == target.joined {
 		return ""
 	}
 	missing, first := lacks(source.features, target.features)

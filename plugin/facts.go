@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/util/version"
 
@@ -14,6 +15,7 @@ type facts struct {
 	v1alpha1.NodeFacts
 	kernel, criu *version.Version // nil when unknown or not to be read
 	features     []string         // sorted
+	joined       string           // the features as one word: most nodes have the same
 }
 
 func parseFacts(f v1alpha1.NodeFacts) facts {
@@ -27,6 +29,7 @@ func parseFacts(f v1alpha1.NodeFacts) facts {
 	if !slices.IsSorted(parsed.features) {
 		parsed.features = slices.Sorted(slices.Values(parsed.features))
 	}
+	parsed.joined = strings.Join(parsed.features, " ")
 	return parsed
 }
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"k8s.io/kube-scheduler/framework"
+	"sigs.k8s.io/yaml"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
@@ -121,7 +122,7 @@ func (c *cycle) Write(key framework.StateKey, data framework.StateData) { c.data
 type nodeInfo struct {
 	framework.NodeInfo
 	node                   *corev1.Node
-	allocatable, requested int64
+	allocatable, requested memory
 	images                 map[string]*framework.ImageStateSummary
 }
 
@@ -130,11 +131,11 @@ type memory struct {
 	bytes int64
 }
 
-func (m memory) GetMemory() int64 { return m.bytes }
+func (m *memory) GetMemory() int64 { return m.bytes }
 
 func (n *nodeInfo) Node() *corev1.Node                                      { return n.node }
-func (n *nodeInfo) GetAllocatable() framework.Resource                      { return memory{bytes: n.allocatable} }
-func (n *nodeInfo) GetRequested() framework.Resource                        { return memory{bytes: n.requested} }
+func (n *nodeInfo) GetAllocatable() framework.Resource                      { return &n.allocatable }
+func (n *nodeInfo) GetRequested() framework.Resource                        { return &n.requested }
 func (n *nodeInfo) GetImageStates() map[string]*framework.ImageStateSummary { return n.images }
 
 func nodeNamed(name string, change ...func(*nodeInfo)) *nodeInfo {
@@ -161,4 +162,12 @@ func fence(name, version string, state v1alpha1.FenceState, change ...func(*v1al
 	return f
 }
 
-func unknown(yaml string) runtime.Object { return &runtime.Unknown{Raw: []byte(yaml)} }
+// unknown is what the scheduler passes for arguments of a kind that it does not know.
+func unknown(t *testing.T, text string) runtime.Object {
+	t.Helper()
+	raw, err := yaml.YAMLToJSON([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &runtime.Unknown{Raw: raw, ContentType: runtime.ContentTypeJSON}
+}

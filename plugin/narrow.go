@@ -28,12 +28,11 @@ func (p *Lifeboat) narrow(pod *corev1.Pod, pl *placement, nodes []framework.Node
 		time time.Duration
 		free int64
 	}
-	now := time.Now()
 	candidates := make([]candidate, 0, len(nodes))
 	for _, info := range nodes {
 		if p.refuses(pl, info) == nil {
 			candidates = append(candidates, candidate{
-				info.Node().Name, p.predict(pl, info, now), info.GetAllocatable().GetMemory() - info.GetRequested().GetMemory(),
+				info.Node().Name, p.predict(pl, info), info.GetAllocatable().GetMemory() - info.GetRequested().GetMemory(),
 			})
 		}
 	}

@@ -3,6 +3,7 @@ package plugin
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"k8s.io/kube-scheduler/framework"
@@ -24,7 +25,7 @@ func TestNarrow(t *testing.T) {
 			state = v1alpha1.FenceFenced
 		}
 		p.records.putFence(name, fence(name, "1", state))
-		nodes = append(nodes, nodeNamed(name, func(n *nodeInfo) { n.allocatable = int64(1000+i) * gibi }))
+		nodes = append(nodes, nodeNamed(name, func(n *nodeInfo) { n.allocatable.bytes = int64(1000+i) * gibi }))
 	}
 	p.records.putFence("node-a", fence("node-a", "1", v1alpha1.FenceFenced))
 	p.migrationChanged(nil, lost("m", "web-1", "ReplicaSet", "rs", func(m *v1alpha1.Migration) {
@@ -63,5 +64,56 @@ func TestNarrow(t *testing.T) {
 	}
 	if _, all := try(nodes); !all.AllNodes() {
 		t.Errorf("in the next attempt only %d nodes are tried", len(all.NodeNames))
+	}
+}
+
+// What is done for each node is done for thousands of them in each cycle.
+func TestWorkForANodeAllocatesNothing(t *testing.T) {
+	p, _ := against(t, unreachable(t))
+	p.records.putFence("node-b", fence("node-b", "1", v1alpha1.FenceRunning, func(f *v1alpha1.Fence) {
+		f.Status.Facts.CPUFeatures = []string{"avx", "avx2", "sse2"}
+		f.Status.Load = &v1alpha1.NodeLoad{CPUPressure: 20, MemoryAvailableBytes: 8 * gibi}
+		f.Status.Restores = &v1alpha1.RestoreHistory{Failures: make([]v1alpha1.RestoreFailure, 2)}
+	}))
+	info := nodeNamed("node-b", func(n *nodeInfo) { n.allocatable.bytes = 8 * gibi })
+	state := newCycle()
+	state.Write(stateKey, &placement{
+		source: p.records.node("node-b").facts, handler: "lifeboat", images: []image{{"web:latest", "docker.io/library/web:latest"}}, domain: "a",
+		migration: lost("m", "web-1", "ReplicaSet", "rs", func(m *v1alpha1.Migration) {
+			m.Status.Checkpoint = &v1alpha1.HeldCheckpoint{Bytes: gibi, Holders: []string{"node-c", "node-b"}}
+		}),
+	})
+	work := map[string]func(){
+		"Filter": func() {
+			if status := p.Filter(t.Context(), state, nil, info); !status.IsSuccess() {
+				t.Error(status.Message())
+			}
+		},
+		"Score": func() {
+			if score, status := p.Score(t.Context(), state, nil, info); !status.IsSuccess() || score == 0 {
+				t.Error(score, status.Message())
+			}
+		},
+	}
+	for name, do := range work {
+		if allocations := testing.AllocsPerRun(100, do); allocations > 0 {
+			t.Errorf("%s allocates %v times", name, allocations)
+		}
+	}
+}
+
+func BenchmarkFilterAndScore(b *testing.B) {
+	p := &Lifeboat{args: &Args{}, records: newRecords(), room: newRoom()}
+	p.args.setDefaults()
+	p.model = p.args.model()
+	features := strings.Fields(strings.Repeat("feature ", 70))
+	p.records.putFence("node-b", fence("node-b", "1", v1alpha1.FenceRunning, func(f *v1alpha1.Fence) { f.Status.Facts.CPUFeatures = features }))
+	info, state := nodeNamed("node-b"), newCycle()
+	state.Write(stateKey, &placement{source: p.records.node("node-b").facts, migration: lost("m", "web-1", "ReplicaSet", "rs", func(m *v1alpha1.Migration) {
+		m.Status.Checkpoint = &v1alpha1.HeldCheckpoint{Bytes: gibi, Holders: []string{"node-c", "node-d"}}
+	})})
+	for b.Loop() {
+		p.Filter(b.Context(), state, nil, info)
+		p.Score(b.Context(), state, nil, info)
 	}
 }

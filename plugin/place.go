@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/kube-scheduler/framework"
@@ -14,6 +15,8 @@ const stateKey framework.StateKey = Name
 // placement is what PreFilter has found out about a protected pod. Nothing
 // changes it afterwards, so the scheduler's copies share it.
 type placement struct {
+	// at is when it was found out.
+	at time.Time
 	// migration is what the pod may claim, nil when it replaces no lost pod.
 	migration *v1alpha1.Migration
 	// source are the facts of the node that the lost pod ran on, and domain its
@@ -22,8 +25,8 @@ type placement struct {
 	domain string
 	// handler is what the pod needs of a node's container runtime, "" for nothing.
 	handler string
-	// images are the pod's container images as nodes name them.
-	images []string
+	// images are those of the pod's container images that some node has.
+	images []image
 	// nodes is how many nodes there are, and narrowed that not all are tried.
 	nodes    int
 	narrowed bool
@@ -68,13 +71,13 @@ func (p *Lifeboat) PreFilter(_ context.Context, state framework.CycleState, pod 
 		p.waiting.hold(pod)
 		return nil, unusable(held.why)
 	}
-	pl := &placement{migration: m, handler: handlerOf(pod), nodes: len(nodes)}
+	pl := &placement{at: time.Now(), migration: m, handler: handlerOf(pod), nodes: len(nodes)}
 	if m != nil {
 		if source := p.records.node(m.Spec.SourceNode); source != nil {
 			pl.source = source.facts
 		}
 		pl.domain = p.domainOf(m.Spec.SourceNode)
-		pl.images = imagesOf(pod)
+		pl.images = p.somewhere(imagesOf(pod), pl, nodes)
 	}
 	names := p.narrow(pod, pl, nodes)
 	pl.narrowed = names != nil

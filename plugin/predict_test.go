@@ -66,7 +66,7 @@ func TestScore(t *testing.T) {
 		return func(n *nodeInfo) { n.node.Labels[corev1.LabelTopologyZone] = zone }
 	}
 	image := func(n *nodeInfo) {
-		n.images = map[string]*framework.ImageStateSummary{"registry.example/web:latest": {}}
+		n.images = map[string]*framework.ImageStateSummary{"docker.io/shop/web:latest": {}}
 	}
 	manyImages := func(n *nodeInfo) { n.node.Status.Images = make([]corev1.ContainerImage, mostImages) }
 	condition := func(status corev1.ConditionStatus, kind corev1.NodeConditionType) func(*nodeInfo) {
@@ -109,27 +109,32 @@ func TestScore(t *testing.T) {
 			p, s := against(t, unreachable(t))
 			s.nodes["node-a"] = nodeNamed("node-a", domain("a"))
 			pod := successor("web-2", "ReplicaSet", "rs")
-			pod.Spec.Containers = []corev1.Container{{Image: "registry.example/web"}}
+			pod.Spec.Containers = []corev1.Container{{Image: "shop/web"}}
 			s.addPod(t, pod)
 			p.records.putFence("node-a", fence("node-a", "1", v1alpha1.FenceFenced))
 			p.migrationChanged(nil, lost("m", "web-1", "ReplicaSet", "rs", func(m *v1alpha1.Migration) {
 				m.Status = v1alpha1.MigrationStatus{Phase: v1alpha1.PhaseDeleted, Checkpoint: checkpoint}
 			}))
+			var nodes []framework.NodeInfo
+			for _, c := range []candidate{tc.better, tc.worse} {
+				p.records.putFence(c.name, fence(c.name, "1", v1alpha1.FenceRunning, c.fence...))
+				nodes = append(nodes, nodeNamed(c.name, c.node...))
+			}
 			state := newCycle()
-			if _, status := p.PreFilter(t.Context(), state, pod, make([]framework.NodeInfo, 3)); !status.IsSuccess() {
+			if _, status := p.PreFilter(t.Context(), state, pod, nodes); !status.IsSuccess() {
 				t.Fatal(status.Message())
 			}
 			var scores framework.NodeScoreList
-			for _, c := range []candidate{tc.better, tc.worse} {
-				p.records.putFence(c.name, fence(c.name, "1", v1alpha1.FenceRunning, c.fence...))
-				score, status := p.Score(t.Context(), state, pod, nodeNamed(c.name, c.node...))
+			for i, c := range []candidate{tc.better, tc.worse} {
+				score, status := p.Score(t.Context(), state, pod, nodes[i])
 				if !status.IsSuccess() {
 					t.Fatal(status.Message())
 				}
 				scores = append(scores, framework.NodeScore{Name: c.name, Score: score})
 			}
 			p.NormalizeScore(t.Context(), state, pod, scores)
-			if scores[0].Score != framework.MaxNodeScore || tc.equal != (scores[0].Score == scores[1].Score) {
+			clearly := scores[1].Score <= 86 // more than the other plugins can outweigh
+			if scores[0].Score != framework.MaxNodeScore || tc.equal != (scores[0].Score == scores[1].Score) || !tc.equal && !clearly {
 				t.Errorf("%s scores %d, %s scores %d", tc.better.name, scores[0].Score, tc.worse.name, scores[1].Score)
 			}
 		})

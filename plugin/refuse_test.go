@@ -43,7 +43,7 @@ func TestFilter(t *testing.T) {
 		}
 	}
 	memory := func(allocatable, requested int64) func(*nodeInfo) {
-		return func(n *nodeInfo) { n.allocatable, n.requested = allocatable, requested }
+		return func(n *nodeInfo) { n.allocatable.bytes, n.requested.bytes = allocatable, requested }
 	}
 	const (
 		older     = "node cannot restore the pod: CRIU 4.1.1 is older than 4.2.1 that made the checkpoint"

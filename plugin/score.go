@@ -12,10 +12,6 @@ import (
 	"k8s.io/kube-scheduler/framework"
 )
 
-// mostImages is how many images a kubelet reports unless it is told otherwise. A
-// node that reports so many may have others.
-const mostImages = 50
-
 // namedTimes is how many other nodes the event of a claim names.
 const namedTimes = 3
 
@@ -59,14 +55,14 @@ func (p *Lifeboat) Score(_ context.Context, state framework.CycleState, _ *corev
 	if pl == nil || !pl.restores() {
 		return 0, nil
 	}
-	return p.predict(pl, info, time.Now()).Microseconds(), nil
+	return p.predict(pl, info).Microseconds(), nil
 }
 
-func (p *Lifeboat) predict(pl *placement, info framework.NodeInfo, now time.Time) time.Duration {
+func (p *Lifeboat) predict(pl *placement, info framework.NodeInfo) time.Duration {
 	object := info.Node()
 	site := Site{
 		Holder:        slices.Contains(pl.migration.Status.Checkpoint.Holders, object.Name),
-		MissingImages: missing(pl.images, object, info.GetImageStates()),
+		MissingImages: missing(pl.images, info),
 		SameDomain:    pl.domain != "" && object.Labels[*p.args.DomainLabel] == pl.domain,
 	}
 	if known := p.records.node(object.Name); known != nil {
@@ -78,38 +74,7 @@ func (p *Lifeboat) predict(pl *placement, info framework.NodeInfo, now time.Time
 			site.Pressures++
 		}
 	}
-	return p.model.Predict(pl.bytes(), &site, now)
-}
-
-// imagesOf are the pod's container images as kubelets report them.
-func imagesOf(pod *corev1.Pod) []string {
-	var images []string
-	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range containers {
-			name := containers[i].Image
-			if strings.LastIndex(name, ":") <= strings.LastIndex(name, "/") {
-				name += ":latest"
-			}
-			if !slices.Contains(images, name) {
-				images = append(images, name)
-			}
-		}
-	}
-	return images
-}
-
-// missing is how many of the images the node is known not to have.
-func missing(images []string, object *corev1.Node, there map[string]*framework.ImageStateSummary) int {
-	if len(object.Status.Images) >= mostImages {
-		return 0
-	}
-	count := 0
-	for _, image := range images {
-		if _, ok := there[image]; !ok {
-			count++
-		}
-	}
-	return count
+	return p.model.Predict(pl.bytes(), &site, pl.at)
 }
 
 // ScoreExtensions returns the plugin: NormalizeScore needs all nodes' times.
