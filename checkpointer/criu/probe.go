@@ -99,10 +99,10 @@ func cpuFeatures(cpuinfo string) []string {
 var (
 	instructionPrefixes = []string{"sse", "avx", "amx", "xsave", "bmi", "sha"}
 	instructions        = []string{
-		"3dnowprefetch", "abm", "adx", "aes", "cldemote", "clflushopt", "clwb", "clzero", "cmov", "cx16", "cx8", "erms",
-		"f16c", "fma", "fma4", "fpu", "fsgsbase", "fsrm", "fxsr", "gfni", "hle", "lahf_lm", "lm", "mmx", "movbe",
+		"3dnow", "3dnowext", "3dnowprefetch", "abm", "adx", "aes", "cldemote", "clflushopt", "clwb", "clzero", "cmov", "cx16", "cx8", "erms",
+		"f16c", "fma", "fma4", "fpu", "fsgsbase", "fsrm", "fxsr", "gfni", "hle", "lahf_lm", "lm", "misalignsse", "mmx", "mmxext", "movbe",
 		"movdir64b", "movdiri", "mpx", "ospke", "pclmulqdq", "pku", "pni", "popcnt", "rdpid", "rdrand", "rdseed", "rdtscp",
-		"rtm", "serialize", "sha_ni", "ssse3", "syscall", "tbm", "user_shstk", "vaes", "vpclmulqdq", "wbnoinvd", "xop",
+		"rtm", "serialize", "sha_ni", "ssse3", "syscall", "tbm", "user_shstk", "vaes", "vpclmulqdq", "wbnoinvd", "xgetbv1", "xop",
 	}
 )
 
