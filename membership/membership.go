@@ -65,6 +65,9 @@ type Member struct {
 	// this process first heard of the member, which can be later than the truth
 	// by the time in which members notice a death, about 1.5 s.
 	LastAlive time.Time
+	// Stopped is since when the member says that its node's protected pods stand
+	// still for want of permission, as heard here; zero while it does not.
+	Stopped time.Time
 }
 
 // Config says who this member is. Name, Kind, AdvertiseAddr and Key are required.
@@ -134,6 +137,7 @@ type meta struct {
 	Kind        Kind   `json:"kind"`
 	PeerAddress string `json:"peer,omitempty"`
 	Leaving     bool   `json:"leaving,omitempty"`
+	Stopped     bool   `json:"stopped,omitempty"`
 }
 
 // New starts to listen. Nobody is known until Join or Run.
@@ -275,6 +279,22 @@ func (m *Membership) Members() []Member {
 	}
 	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	return members
+}
+
+// TellStopped tells the others whether the protected pods of this member's node
+// stand still for want of permission. It takes a second at most.
+func (m *Membership) TellStopped(stopped bool) error {
+	m.mu.Lock()
+	changed := m.meta.Stopped != stopped
+	m.meta.Stopped = stopped
+	m.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	if err := m.list.UpdateNode(time.Second); err != nil {
+		return fmt.Errorf("tell the members that protected pods stand still (%t): %w", stopped, err)
+	}
+	return nil
 }
 
 // Changes receives a value after the state of any member changed; several

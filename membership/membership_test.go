@@ -304,6 +304,34 @@ func TestOtherKeyIsNoMember(t *testing.T) {
 	}
 }
 
+// A member tells that its node's pods stand still, and that they run again.
+func TestStopped(t *testing.T) {
+	watcher := start(t, "w", Watcher)
+	node := start(t, "n1", Checkpointer, watcher)
+	eventually := func(what string, condition func(Member) bool) {
+		t.Helper()
+		for begin := time.Now(); !condition(watcher.member("n1")); time.Sleep(5 * time.Millisecond) {
+			if time.Since(begin) > 10*time.Second {
+				t.Fatalf("%s: %+v", what, watcher.member("n1"))
+			}
+		}
+	}
+	eventually("n1 is a member", func(m Member) bool { return m.State == Alive && m.Stopped.IsZero() })
+	told := time.Now()
+	if err := node.TellStopped(true); err != nil {
+		t.Fatal(err)
+	}
+	eventually("its pods stand still", func(m Member) bool { return !m.Stopped.Before(told) })
+	since := watcher.member("n1").Stopped
+	if err := node.TellStopped(true); err != nil || !watcher.member("n1").Stopped.Equal(since) {
+		t.Errorf("told again: %v, since %s instead of %s", err, watcher.member("n1").Stopped, since)
+	}
+	if err := node.TellStopped(false); err != nil {
+		t.Fatal(err)
+	}
+	eventually("they run again", func(m Member) bool { return m.Stopped.IsZero() })
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	good := Config{Name: "a", Kind: Watcher, AdvertiseAddr: "127.0.0.1", Key: testKey}
 	for name, spoil := range map[string]func(*Config){

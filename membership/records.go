@@ -57,6 +57,11 @@ func (d *delegate) heard(n *memberlist.Node) {
 	}
 	r.Kind, r.PeerAddress, r.leaving = said.Kind, said.PeerAddress, said.Leaving
 	r.Address = net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
+	if !said.Stopped {
+		r.Stopped = time.Time{}
+	} else if r.Stopped.IsZero() {
+		r.Stopped = now
+	}
 	state := Alive
 	if r.leaving {
 		state = Left

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
 	"github.com/lifeboat-dev/lifeboat/identity"
@@ -21,6 +22,10 @@ const (
 	// credentialsEvery is how often the fencer is handed a new certificate. One is
 	// valid for a year.
 	credentialsEvery = 30 * 24 * time.Hour
+	// lookAtFence is how often it is looked whether the node's protected pods stand
+	// still, and stoppedFor for how long they must have.
+	lookAtFence = 250 * time.Millisecond
+	stoppedFor  = time.Second
 )
 
 // joinMembers keeps the node a member, and the fencer informed. The other nodes'
@@ -48,8 +53,15 @@ func (a *Agent) informFencer(ctx context.Context, members *membership.Membership
 	var told map[string]string
 	changes := (<-chan struct{})(nil) // not listened to before everybody is known
 	settled := time.After(membersSettle)
+	look := time.NewTicker(lookAtFence)
+	defer look.Stop()
 	for {
 		select {
+		case <-look.C:
+			if err := members.TellStopped(a.stopped()); err != nil {
+				a.log.Warn("tell the members whether protected pods stand still", "err", err)
+			}
+			continue
 		case <-ctx.Done():
 			return
 		case <-renew.C:
@@ -69,6 +81,17 @@ func (a *Agent) informFencer(ctx context.Context, members *membership.Membership
 		}
 		told = alive
 	}
+}
+
+// stopped says whether the node's protected pods have stood still for a moment
+// because the node, which was permitted to run them, cannot ask any more. A node that
+// was declared lost is not meant: the watcher knows of it.
+func (a *Agent) stopped() bool {
+	state, found, err := fence.ReadState(client.Folder)
+	if err != nil {
+		a.log.Warn("read whether the node may run protected pods", "err", err)
+	}
+	return found && state.State == v1alpha1.FenceRunning && fence.Now() >= state.PermittedUntil.Add(stoppedFor)
 }
 
 func (a *Agent) handCredentials(authority *identity.Authority) {

@@ -130,7 +130,7 @@ func (n *node) hold(now time.Time, fact detect.Fact, why held) (actions []Action
 			return nil, due
 		}
 		n.told = why.reason
-		return []Action{{Kind: ReportHeld, Held: why.reason, LostAt: fact.LastAlive, Why: fact.Why, Reason: why.text}}, time.Time{}
+		return []Action{{Kind: ReportHeld, Held: why.reason, LostAt: fact.LostAt(), Why: fact.Why, Reason: why.text}}, time.Time{}
 	default:
 		n.told = ""
 		reason := fact.Reason

@@ -229,7 +229,7 @@ func (n *node) next(terms permission.Terms, fact detect.Fact) (Action, time.Time
 		if n.coolUntil.After(due) {
 			due = n.coolUntil
 		}
-		return Action{Kind: DeclareLost, LostAt: fact.LastAlive, Why: fact.Why, Reason: fact.Reason}, due
+		return Action{Kind: DeclareLost, LostAt: fact.LostAt(), Why: fact.Why, Reason: fact.Reason}, due
 	case v1alpha1.FenceLost:
 		if fact.State == detect.Alive && fact.LastAlive.After(n.lostSince) && !otherBoot(n.fence, fact) {
 			return Action{Kind: Withdraw, Reason: fact.Reason}, due

@@ -23,11 +23,16 @@ const (
 	Alive       State = "Alive"
 	Suspected   State = "Suspected"   // its checkpointer has just fallen silent
 	Unreachable State = "Unreachable" // it has been silent for long enough that the sources agree
+	Stopped     State = "Stopped"     // it answers, but cannot reach the API, and its protected pods stand still
 	Gone        State = "Gone"        // its Node object was deleted, and it is no member
 )
 
 // Lost says whether a node in this state may be declared lost.
-func (s State) Lost() bool { return s == Suspected || s == Unreachable }
+func (s State) Lost() bool { return s == Suspected || s == Unreachable || s == Stopped }
+
+// stoppedAfter is how long a node must have said that its pods stand still for it to
+// be given up: a short fault of the way to the API is over by then.
+const stoppedAfter = 2 * time.Second
 
 // Fact is what follows for a node.
 type Fact struct {
@@ -36,6 +41,8 @@ type Fact struct {
 	// LastAlive is the last moment for which there is evidence that the node
 	// lived. It is zero when there never was any.
 	LastAlive time.Time
+	// Stopped is since when its protected pods stand still, in the state Stopped.
+	Stopped time.Time
 	// BootID is the boot that its kubelet last reported, empty where it has not.
 	BootID string
 	// Reason is the evidence, in words for an event.
@@ -54,6 +61,15 @@ type Fact struct {
 	// Why is the reason of a Migration if the node is lost now: that of the
 	// weightiest signal of the last ten minutes.
 	Why v1alpha1.MigrationReason
+}
+
+// LostAt is the last moment for which it is known that the node's protected pods
+// could run; RTO and RPO count from it.
+func (f Fact) LostAt() time.Time {
+	if f.State == Stopped {
+		return f.Stopped
+	}
+	return f.LastAlive
 }
 
 // Signal is one thing that says that a node may go soon.
@@ -75,6 +91,10 @@ func (s *sighting) fact(now time.Time, member membership.Member, leases hearing)
 	switch member.State {
 	case membership.Alive:
 		f.State, f.Reason = Alive, "its checkpointer answers"
+		if at := member.Stopped; !at.IsZero() && now.Sub(at) >= stoppedAfter {
+			f.State, f.Stopped = Stopped, at
+			f.Reason = fmt.Sprintf("it cannot reach the API, and its protected pods have stood still for %s", now.Sub(at).Round(10*time.Millisecond))
+		}
 	case membership.Suspect, membership.Dead:
 		silence := now.Sub(member.LastAlive).Round(10 * time.Millisecond)
 		switch {

@@ -45,7 +45,7 @@ type world struct {
 
 type event struct {
 	at    time.Time
-	key   string
+	kind  string
 	bring func(now time.Time)
 }
 
@@ -64,7 +64,12 @@ type machine struct {
 	// pinged is its last answer to a ping, and arrived when its last renewal reached
 	// the watcher, which it had made at told.
 	pinged, arrived, told time.Time
+	cutSince              time.Time // from the API
 }
+
+// stopsAfter is how long after the way to the API is cut a node says that its pods
+// stand still.
+const stopsAfter = 3 * time.Second
 
 func newWorld() *world {
 	return &world{now: began, seen: NewSightings(), machines: map[string]*machine{}, apiUp: true, lag: tick}
@@ -101,15 +106,15 @@ func (w *world) list() {
 }
 
 // send brings the watcher what has changed in the API, in its time, and after what
-// has changed of the same object before.
-func (w *world) send(key string, bring func(now time.Time)) {
+// has changed of the same kind before: each kind has one watch.
+func (w *world) send(kind string, bring func(now time.Time)) {
 	at := w.now.Add(w.lag)
 	for _, e := range w.events {
-		if e.key == key {
+		if e.kind == kind {
 			at = later(at, e.at)
 		}
 	}
-	w.events = append(w.events, event{at, key, bring})
+	w.events = append(w.events, event{at, kind, bring})
 }
 
 func (w *world) sendNode(name string) {
@@ -119,12 +124,12 @@ func (w *world) sendNode(name string) {
 		node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	}
 	node = node.DeepCopy()
-	w.send("node "+name, func(now time.Time) { w.seen.Node(now, node, exists) })
+	w.send("node", func(now time.Time) { w.seen.Node(now, node, exists) })
 }
 
 func (w *world) sendFence(name string) {
 	fence := w.machines[name].fence.DeepCopy()
-	w.send("fence "+name, func(now time.Time) { w.seen.Fence(now, fence, true) })
+	w.send("fence", func(now time.Time) { w.seen.Fence(now, fence, true) })
 }
 
 // until lets time pass.
@@ -156,7 +161,7 @@ func (w *world) live(name string, m *machine) {
 	if m.powered && m.kubelet && !m.cutAPI && w.apiUp && w.now.Sub(m.renewed) >= renewEvery {
 		m.renewed = w.now
 		at, renewed := m.renewed, m.renewed.Add(m.clock)
-		w.send("lease "+name, func(now time.Time) {
+		w.send("lease", func(now time.Time) {
 			w.seen.Lease(now, name, renewed, true)
 			m.arrived, m.told = now, at
 		})
@@ -176,6 +181,14 @@ func (w *world) live(name string, m *machine) {
 	switch silence := w.now.Sub(m.member.LastAlive); {
 	case m.powered && m.checkpointer && !m.cutMembers:
 		m.member.State, m.member.LastAlive, m.pinged = membership.Alive, w.now, w.now
+		// Where only this node cannot reach the API, no peer vouches for it.
+		if m.cutAPI == m.cutSince.IsZero() {
+			m.cutSince = map[bool]time.Time{true: w.now}[m.cutAPI]
+		}
+		m.member.Stopped = time.Time{}
+		if at := m.cutSince.Add(stopsAfter); m.cutAPI && !w.now.Before(at) {
+			m.member.Stopped = at
+		}
 	case before == membership.Left || before == "":
 	case silence >= deadAfter:
 		m.member.State = membership.Dead
@@ -270,7 +283,7 @@ func (w *world) do(command string, args []string) error {
 		m.fence.Status.ShuttingDown = &metav1.MicroTime{Time: w.now}
 		w.sendFence(name)
 	case "fence-deleted":
-		w.send("fence "+name, func(now time.Time) { w.seen.Fence(now, m.fence, false) })
+		w.send("fence", func(now time.Time) { w.seen.Fence(now, m.fence, false) })
 	case "node":
 		return w.editNode(name, args)
 	default:

@@ -184,7 +184,7 @@ func (m *Metrics) Collected(kind string) { m.collected.WithLabelValues(kind).Inc
 // Nodes sets how many nodes are in each state.
 func (m *Metrics) Nodes(count map[string]int) {
 	for _, state := range []string{
-		string(detect.Alive), string(detect.Suspected), string(detect.Unreachable), string(detect.Gone),
+		string(detect.Alive), string(detect.Suspected), string(detect.Unreachable), string(detect.Stopped), string(detect.Gone),
 		string(v1alpha1.FenceLost), string(v1alpha1.FenceFenced),
 	} {
 		m.nodes.WithLabelValues(state).Set(float64(count[state]))

@@ -88,6 +88,7 @@ lifeboat_nodes{state="Alive"} 3
 lifeboat_nodes{state="Fenced"} 1
 lifeboat_nodes{state="Gone"} 0
 lifeboat_nodes{state="Lost"} 0
+lifeboat_nodes{state="Stopped"} 0
 lifeboat_nodes{state="Suspected"} 0
 lifeboat_nodes{state="Unreachable"} 0
 `
