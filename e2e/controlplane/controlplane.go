@@ -35,6 +35,9 @@ const startTimeout = 90 * time.Second
 type ControlPlane struct {
 	t    T
 	host string // the API server's URL
+
+	start func() *Program // starts the API server
+	api   *Program
 }
 
 // Start starts a control plane and waits until it is ready. Besides the holder of
@@ -58,16 +61,40 @@ func Start(t T, users map[string]string, arguments ...string) *ControlPlane {
 	write(t, tokens, []byte(lines))
 	write(t, key, newKey(t))
 	port := FreePort(t)
-	StartProgram(t, nil, filepath.Join(folder, "kube-apiserver"), append([]string{
+	arguments = append([]string{
 		"--etcd-servers", etcdClient, "--bind-address", "127.0.0.1", "--secure-port", port,
 		"--cert-dir", filepath.Join(dir, "certificates"), "--token-auth-file", tokens,
 		"--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16",
 		"--service-account-issuer", "https://test", "--service-account-key-file", key, "--service-account-signing-key-file", key,
 		// Nobody here creates service accounts or takes the taints off new nodes.
 		"--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition",
-	}, arguments...)...)
-
+	}, arguments...)
 	c := &ControlPlane{t: t, host: "https://127.0.0.1:" + port}
+	c.start = func() *Program { return StartProgram(t, nil, filepath.Join(folder, "kube-apiserver"), arguments...) }
+	c.StartAPIServer()
+	return c
+}
+
+// Host is the URL of the API server.
+func (c *ControlPlane) Host() string { return c.host }
+
+// APIServer is the API server's process: to be stopped and continued, or killed.
+func (c *ControlPlane) APIServer() *Program { return c.api }
+
+// StartAPIServer starts the API server, again after it was killed, and waits until it
+// is ready.
+func (c *ControlPlane) StartAPIServer() {
+	c.t.Helper()
+	if c.api != nil {
+		_ = c.api.Wait()
+	}
+	c.api = c.start()
+	c.awaitReady()
+}
+
+func (c *ControlPlane) awaitReady() {
+	t := c.t
+	t.Helper()
 	caller, err := rest.HTTPClientFor(c.Config(AdminToken))
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +114,6 @@ func Start(t T, users map[string]string, arguments ...string) *ControlPlane {
 		}
 		return nil
 	})
-	return c
 }
 
 // Config is how the holder of a token calls the API server.

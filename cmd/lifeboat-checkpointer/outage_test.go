@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lifeboat-dev/lifeboat/api/permission"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
+)
+
+// TestOutageOfTheAPI plays an outage of a real API server, stopped and killed, to
+// four real fencers: what it was made for, and what it must not be mistaken for.
+func TestOutageOfTheAPI(t *testing.T) {
+	c := startCluster(t, 4)
+	n1, alone := c.nodes[0], c.nodes[3]
+	// A fencer that has just started vouches for nobody: it may have promised.
+	c.eventually("all fencers have run for long enough to vouch", permission.Default.PromiseFor+5*time.Second, func() error {
+		if time.Since(c.started()) < permission.Default.PromiseFor+time.Second {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+
+	c.step("nothing stops while nobody can read the API", func() {
+		c.APIServer().Signal(t, syscall.SIGSTOP)
+		c.during(8 * time.Second)
+		c.APIServer().Signal(t, syscall.SIGKILL)
+		c.during(4 * time.Second)
+		c.StartAPIServer()
+		c.ran(c.nodes...)
+	})
+
+	c.step("a node that is cut off from the API and its peers stops in time", func() {
+		alone.cutOff(true, c.nodes)
+		c.stops(alone, fence.Now())
+		c.ran(c.nodes[:3]...)
+		alone.cutOff(false, c.nodes)
+		c.eventually("it runs again", 10*time.Second, alone.running)
+	})
+
+	c.step("a node that the watcher has promises about stops, the others go on", func() {
+		promised, unreadable := c.promise("n1")
+		if len(promised) != 3 || len(unreadable) != 0 {
+			t.Fatalf("while the API answers, %q promise and %q cannot read", promised, unreadable)
+		}
+		c.APIServer().Signal(t, syscall.SIGSTOP)
+		c.stops(n1, fence.Now())
+		c.eventually("who is asked for a promise cannot read", 5*time.Second, func() error {
+			if promised, unreadable := c.promise("n1"); len(promised) != 0 || len(unreadable) != 3 {
+				return fmt.Errorf("%q promise and %q cannot read", promised, unreadable)
+			}
+			return nil
+		})
+		c.ran(c.nodes[1:]...)
+		c.APIServer().Signal(t, syscall.SIGCONT)
+		c.eventually("n1 runs again", 10*time.Second, n1.running)
+	})
+
+	c.step("fencers that are started anew do not vouch", func() {
+		c.APIServer().Signal(t, syscall.SIGSTOP)
+		c.during(permission.Default.Period + permission.Default.VouchAfter)
+		c.ran(c.nodes[1:]...)
+		for _, n := range c.nodes[1:3] {
+			n.fencer.Signal(t, syscall.SIGKILL)
+			c.startFencer(n)
+		}
+		c.stops(alone, fence.Now()) // one of its three peers vouches
+		c.APIServer().Signal(t, syscall.SIGCONT)
+		for _, n := range c.nodes {
+			c.eventually(n.Node+" runs again", 15*time.Second, n.running)
+		}
+	})
+	for _, n := range c.nodes {
+		if !n.pod.Alive() {
+			t.Errorf("the pod of %s has ended", n.Node)
+		}
+	}
+}
