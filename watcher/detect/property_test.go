@@ -25,8 +25,9 @@ var commands = []string{
 }
 
 // TestNeverLostWhileItLives: whatever happens, a node is not lost as long as there
-// is fresh evidence of its life and it does not say that its pods stand still; its last sign of life is no later than what was
-// seen, and never goes back; and a dead node is lost in the end.
+// is fresh evidence of its life, and it does not say that its pods stand still; its
+// last sign of life is no later than what was seen, and never goes back; and a dead
+// node is lost in the end.
 func TestNeverLostWhileItLives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
