@@ -153,6 +153,7 @@ type call struct {
 	pod      int
 	uid      int32
 	deadline int64
+	sent     int64
 
 	events int  // how many events still refer to it
 	timed  bool // whether its end for want of an answer is in the queue
@@ -173,6 +174,7 @@ type call struct {
 // send starts a request and returns its number.
 func (w *world) send(c call) int32 {
 	a := &w.api
+	c.sent = w.now
 	var ref int32
 	if n := len(a.free); n > 0 {
 		ref, a.free = a.free[n-1], a.free[:n-1]
@@ -186,9 +188,18 @@ func (w *world) send(c call) int32 {
 	if d, ok := w.travel(c.host, a.host); ok {
 		w.callAfter(d, callArrives, ref)
 	} else {
-		w.unanswered(ref)
+		w.resend(ref)
 	}
 	return ref
+}
+
+// resend is a request that was lost on its way. Its sender's kernel may send it
+// again, and it may then come long after its sender has given up.
+func (w *world) resend(ref int32) {
+	w.unanswered(ref)
+	if w.random.chance(40) {
+		w.callAfter(w.random.between(second/5, 6*second), callSentAgain, ref)
+	}
 }
 
 func (w *world) callAfter(d int64, kind happening, ref int32) {
@@ -220,6 +231,10 @@ func (w *world) handleCall(e *event) {
 	}
 	c.events--
 	switch e.kind {
+	case callSentAgain:
+		if d, ok := w.travel(c.host, a.host); ok {
+			w.callAfter(d, callArrives, e.ref)
+		}
 	case callArrives:
 		w.arrive(e.ref)
 	case callCommits:

@@ -61,7 +61,7 @@ func (w *world) draw() plan {
 		}
 	case loss:
 		for range r.between(1, 2) {
-			w.newFault(&p, []faultKind{powerLoss, powerLoss, outOfService}, latest)
+			w.newFault(&p, []faultKind{powerLoss, powerLoss, reboot, outOfService}, latest)
 		}
 		if r.chance(50) {
 			w.newFault(&p, mild, latest)
@@ -70,7 +70,7 @@ func (w *world) draw() plan {
 		w.direct(&p, latest, beyond)
 	case restarts:
 		for range r.between(1, 3) {
-			w.newFault(&p, []faultKind{fencerRestart, hideMembers, apiSlow, apiSilent, cutAPI, fencerRestart, watcherRestart}, latest)
+			w.newFault(&p, []faultKind{fencerRestart, rollout, hideMembers, apiSlow, apiSilent, cutAPI, fencerRestart, watcherRestart}, latest)
 		}
 		w.direct(&p, latest, beyond)
 	default:
@@ -83,10 +83,10 @@ func (w *world) draw() plan {
 
 var (
 	mild    = []faultKind{lagging, lossy, watcherRestart, watchLag, statusWrites, wallJump, fencerStall, nodeStall, cutWatcherAPI}
-	within  = []faultKind{powerLoss, powerLoss, cutNode, cutAPI, cutAPIOneWay, cutWatchers, cutPeers, cutWatcherAPI, cutGroup, cutGroup, flap, lagging, lossy, apiRefuses, apiSilent, apiSlow, fencerStall, nodeStall, watcherStall, watcherRestart, falseSuspicion, hideMembers, wallJump, watchLag, statusWrites, outOfService, bothLead}
+	within  = []faultKind{powerLoss, powerLoss, reboot, cutGroupAPI, cutGroupAPI, cutNode, cutAPI, cutAPIOneWay, cutWatchers, cutPeers, cutWatcherAPI, cutGroup, cutGroup, flap, lagging, laggingWatchers, lossy, apiRefuses, apiSilent, apiSlow, fencerStall, nodeStall, watcherStall, watcherRestart, falseSuspicion, hideMembers, wallJump, watchLag, statusWrites, outOfService, bothLead}
 	further = append([]faultKind{fencerHang, nodeHang, fencerRestart, nodeHang}, within...)
 	// sudden are faults for the protocol's own moments.
-	sudden = []faultKind{cutAPI, cutAPI, cutAPIOneWay, cutNode, cutGroup, apiSilent, apiRefuses, apiSlow, fencerStall, nodeStall, watcherStall, watcherRestart, fencerRestart, powerLoss, cutPeers, lagging, bothLead}
+	sudden = []faultKind{cutAPI, cutAPI, cutGroupAPI, cutGroupAPI, reboot, cutAPIOneWay, cutNode, cutGroup, apiSilent, apiRefuses, apiSlow, fencerStall, nodeStall, watcherStall, watcherRestart, fencerRestart, powerLoss, cutPeers, lagging, bothLead}
 )
 
 func kindsOf(beyond bool) []faultKind {
@@ -94,46 +94,6 @@ func kindsOf(beyond bool) []faultKind {
 		return further
 	}
 	return within
-}
-
-// direct makes suspicions of living nodes, and faults at the moments that follow.
-func (w *world) direct(p *plan, latest int64, beyond bool) {
-	r := &w.random
-	f := w.newFault(p, []faultKind{falseSuspicion, falseSuspicion, cutWatchers, cutNode}, latest)
-	f.d = r.between(second, 8*second)
-	if f.kind == falseSuspicion && r.chance(50) {
-		// Just after a read, so that its permission lasts as long as one can.
-		f.on, f.delay = onRead, r.upTo(30*millisecond)
-	}
-	node := f.node
-	for range r.between(1, 3) {
-		kinds := sudden
-		if beyond {
-			kinds = append(kinds[:len(kinds):len(kinds)], fencerHang, nodeHang, nodeHang)
-		}
-		g := w.newFault(p, kinds, latest)
-		g.on = trigger(r.between(int64(onLost), int64(onPoll)))
-		if r.chance(40) {
-			g.on = onLost
-		}
-		g.from = 0
-		g.delay = r.upTo(100 * millisecond)
-		if r.chance(30) {
-			g.delay = r.upTo(3 * second)
-		}
-		g.node = node
-		g.side |= 1 << node
-		if r.chance(20) {
-			g.node = int(r.below(int64(w.count)))
-		}
-		if g.on == onPoll {
-			g.way |= 4
-		}
-		p.armed = true
-	}
-	if f.on != atTime {
-		p.armed = true
-	}
 }
 
 // newFault draws a fault of one of some kinds.
@@ -150,7 +110,9 @@ func (w *world) newFault(p *plan, kinds []faultKind, latest int64) *fault {
 		if r.chance(50) {
 			f.d = 0
 		}
-	case lagging:
+	case reboot:
+		f.d = r.between(second/2, 4*second)
+	case lagging, laggingWatchers:
 		f.size = r.between(5*millisecond, 800*millisecond)
 	case lossy:
 		f.size = r.between(10, 400)
@@ -160,7 +122,7 @@ func (w *world) newFault(p *plan, kinds []faultKind, latest int64) *fault {
 		f.d = int64(w.terms.Slack) + r.upTo(5*second)
 	case watcherStall:
 		f.d = r.upTo(6 * second)
-	case fencerRestart:
+	case fencerRestart, rollout:
 		f.d = r.between(second/5, 3*second)
 		if r.chance(60) {
 			f.d = r.upTo(int64(w.terms.Slack))
@@ -202,7 +164,10 @@ func (w *world) prepare() {
 		copies := n.copies[:0]
 		*n = node{index: i, up: true, boot: 1, copies: copies, staleSince: -1, stallTo: -10 * second, restartedAt: -1}
 		n.clock = clock{base: 1000 * second, ppm: r.upTo(2*edge) - edge}
-		if r.chance(40) {
+		if n.tardy = r.chance(30); n.tardy {
+			n.stallTo, n.stallSum = 1<<60, int64(w.terms.Slack) // no further stall is within the terms
+		}
+		if n.tardy || r.chance(40) {
 			n.clock.ppm = -edge
 		}
 		n.clock.ppm -= w.plan.beyondDrift

@@ -1,46 +1,53 @@
 package main
 
-import "github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+import (
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/membership"
+)
 
 // faultKind is what a fault does.
 type faultKind uint8
 
 const (
-	powerLoss      faultKind = iota // a node loses power; at the end it boots, if there is an end
-	cutNode                         // a node is cut off from everything
-	cutAPI                          // a node is cut off from the API server
-	cutAPIOneWay                    // one direction of that
-	cutWatchers                     // a node is cut off from the watchers, and from the members that might help
-	cutPeers                        // a node is cut off from the other nodes
-	cutWatcherAPI                   // a watcher is cut off from the API server
-	cutGroup                        // some of the nodes are cut off from the rest
-	flap                            // a node's link comes and goes
-	lagging                         // a host's messages are late
-	lossy                           // a host's messages are lost now and then
-	apiRefuses                      // the API server is down
-	apiSilent                       // the API server is a black hole
-	apiSlow                         // the API server answers and commits late
-	fencerStall                     // a node's fencer stands still for a while within the terms
-	fencerHang                      // … beyond the terms
-	nodeStall                       // a whole node stands still within the terms
-	nodeHang                        // … beyond the terms
-	watcherStall                    // a watcher stands still
-	fencerRestart                   // a node's fencer ends, and is started anew
-	watcherRestart                  // a watcher ends, and is started anew
-	falseSuspicion                  // a watcher's membership suspects a living node
-	hideMembers                     // a node's agent does not see some members
-	wallJump                        // a node's wall clock jumps
-	watchLag                        // what a watcher's watch brings is late
-	statusWrites                    // a node's checkpointer writes the status of its Fence
-	outOfService                    // an operator taints a node that is powered off, and takes the taint off late
-	bothLead                        // both watchers believe that they lead
+	powerLoss       faultKind = iota // a node loses power; at the end it boots, if there is an end
+	reboot                           // a node boots anew, faster than it is fenced
+	cutNode                          // a node is cut off from everything
+	cutAPI                           // a node is cut off from the API server
+	cutAPIOneWay                     // one direction of that
+	cutWatchers                      // a node is cut off from the watchers, and from the members that might help
+	cutPeers                         // a node is cut off from the other nodes
+	cutWatcherAPI                    // a watcher is cut off from the API server
+	cutGroup                         // some of the nodes are cut off from the rest
+	cutGroupAPI                      // some of the nodes are cut off from the API server alone
+	flap                             // a node's link comes and goes
+	lagging                          // a host's messages are late
+	laggingWatchers                  // what the watchers send and hear is late
+	lossy                            // a host's messages are lost now and then
+	apiRefuses                       // the API server is down
+	apiSilent                        // the API server is a black hole
+	apiSlow                          // the API server answers and commits late
+	fencerStall                      // a node's fencer stands still for a while within the terms
+	fencerHang                       // … beyond the terms
+	nodeStall                        // a whole node stands still within the terms
+	nodeHang                         // … beyond the terms
+	watcherStall                     // a watcher stands still
+	fencerRestart                    // a node's fencer ends, and is started anew
+	rollout                          // the fencers of some nodes end at about the same time, and are started anew
+	watcherRestart                   // a watcher ends, and is started anew
+	falseSuspicion                   // a watcher's membership suspects a living node
+	hideMembers                      // a node's agent does not see some members
+	wallJump                         // a node's wall clock jumps
+	watchLag                         // what a watcher's watch brings is late
+	statusWrites                     // a node's checkpointer writes the status of its Fence
+	outOfService                     // an operator taints a node that is powered off, and takes the taint off late
+	bothLead                         // both watchers believe that they lead
 	faultKinds
 )
 
-var faultNames = [faultKinds]string{"power losses", "nodes cut off", "nodes cut off from the API", "one-way cuts from the API",
-	"nodes cut off from the watchers", "nodes cut off from their peers", "watchers cut off from the API", "partitions", "flapping links",
-	"late messages", "lost messages", "API outages: refused", "API outages: silent", "slow API", "fencer stalls within the terms",
-	"fencer stalls beyond the terms", "node stalls within the terms", "node stalls beyond the terms", "watcher stalls", "fencer restarts",
+var faultNames = [faultKinds]string{"power losses", "fast reboots", "nodes cut off", "nodes cut off from the API", "one-way cuts from the API",
+	"nodes cut off from the watchers", "nodes cut off from their peers", "watchers cut off from the API", "partitions", "API cut off from some", "flapping links",
+	"late messages", "late watchers", "lost messages", "API outages: refused", "API outages: silent", "slow API", "fencer stalls within the terms",
+	"fencer stalls beyond the terms", "node stalls within the terms", "node stalls beyond the terms", "watcher stalls", "fencer restarts", "rollouts",
 	"watcher restarts", "false suspicions", "hidden members", "wall-clock jumps", "late watches", "status writes", "out-of-service taints",
 	"two leaders"}
 
@@ -56,6 +63,7 @@ const (
 	onRefuted          // a record goes from Lost to Running
 	onReturned         // a record goes from Fenced to Running
 	onPromise          // a peer answers about a node
+	onMark             // a pod of a fenced node is marked as lost
 	onPoll             // a node asks its peers
 )
 
@@ -139,7 +147,7 @@ func (w *world) begin(f *fault, ref int32) {
 	n := &w.nodes[f.node]
 	x := &w.watchers[f.way&1]
 	switch f.kind {
-	case powerLoss, outOfService:
+	case powerLoss, reboot, outOfService:
 		if n.up {
 			w.powerOff(n)
 			if f.kind == outOfService {
@@ -158,6 +166,10 @@ func (w *world) begin(f *fault, ref int32) {
 		}
 	case lagging:
 		w.net.lag[f.host()] += f.size
+	case laggingWatchers:
+		for k := range w.watchers {
+			w.net.lag[w.watchers[k].host] += f.size
+		}
 	case lossy:
 		w.net.loss[f.host()] += int(f.size)
 	case fencerStall, fencerHang:
@@ -168,13 +180,27 @@ func (w *world) begin(f *fault, ref int32) {
 		x.stalled = max(x.stalled, w.now+f.d)
 	case fencerRestart:
 		w.restartFencer(n, f.d)
+	case rollout:
+		for k := range w.nodes {
+			if f.side&(1<<k) != 0 {
+				w.restartFencer(&w.nodes[k], w.random.upTo(f.d))
+			}
+		}
 	case watcherRestart:
 		if x.up {
 			w.stopWatcher(x.index)
 			w.after(f.d, watcherStart, x.index, 0, 0, x.process)
 		}
 	case falseSuspicion:
-		x.lies[f.node] = w.now + f.d
+		for k := range w.watchers {
+			if x := &w.watchers[k]; f.way&8 != 0 || k == f.way&1 {
+				x.lies[f.node] = w.now + f.d
+				if m := &x.members[f.node]; f.way&2 != 0 && x.up && m.State == membership.Alive {
+					m.State, m.misses, m.dies = membership.Suspect, patience, w.now+deathAfter
+					w.step(k)
+				}
+			}
+		}
 	case hideMembers:
 		w.plan.hidden[f.node] |= f.side
 		if n.up && n.fencerUp {
@@ -205,7 +231,7 @@ func (w *world) begin(f *fault, ref int32) {
 func (w *world) finish(f *fault, ref int32) {
 	n := &w.nodes[f.node]
 	switch f.kind {
-	case powerLoss:
+	case powerLoss, reboot:
 		w.powerOn(n)
 	case outOfService:
 		w.powerOn(n)
@@ -220,6 +246,10 @@ func (w *world) finish(f *fault, ref int32) {
 		w.api.mode = answering
 	case lagging:
 		w.net.lag[f.host()] -= f.size
+	case laggingWatchers:
+		for k := range w.watchers {
+			w.net.lag[w.watchers[k].host] -= f.size
+		}
 	case lossy:
 		w.net.loss[f.host()] -= int(f.size)
 	case watchLag:
@@ -232,7 +262,7 @@ func (w *world) finish(f *fault, ref int32) {
 			f.ended = false
 			w.after(w.random.between(second/10, 3*second/2), faultBegins, 0, 0, ref, 0)
 		}
-	case cutNode, cutAPI, cutAPIOneWay, cutWatchers, cutPeers, cutWatcherAPI, cutGroup:
+	case cutNode, cutAPI, cutAPIOneWay, cutWatchers, cutPeers, cutWatcherAPI, cutGroup, cutGroupAPI:
 		w.link(f, -1)
 	}
 }
@@ -285,6 +315,12 @@ func (w *world) link(f *fault, by int) {
 		}
 	case cutWatcherAPI:
 		both(w.watchers[f.way&1].host, api)
+	case cutGroupAPI:
+		for a := range w.nodes {
+			if f.side&(1<<a) != 0 {
+				both(a, api)
+			}
+		}
 	case cutGroup:
 		for a := range w.nodes {
 			for b := range hosts {

@@ -4,22 +4,13 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
-// settleTime is how long after the last fault everything must be well again.
-const settleTime = 22 * second
-
-// broken are the deliberate faults in the protocol that the simulator must find.
-type broken struct {
-	noDrift        bool // the watcher's wait leaves out the clocks' drift
-	countEarly     bool // the wait counts from before the declaration was answered
-	revive         bool // a node extends a permission that has run out
-	ignorePromises bool // the watcher does not wait for promises
-	forgetPromises bool // a fencer that starts anew vouches at once
-	peersUnsettled bool // a node counts on peers that it has only just asked to be written
-	refuteAnyway   bool // a node's refutation is not compared with the record
-	noWait         bool // a suspicion is enough to fence
-	trustKubelet   bool // a container starts though nobody could say if the pod is still the node's
-	checkFirst     bool // the leader looks if the node is fenced before it marks the pod, not after
-}
+const (
+	// settleTime is how long after the last fault everything must be well again.
+	settleTime = 22 * second
+	// leaseTime is how much longer it may take to notice the loss of a node that was
+	// lost before any watcher that is left was started.
+	leaseTime = 45 * second
+)
 
 // check looks at who runs. It is called whenever that may have changed.
 func (w *world) check() {
@@ -140,10 +131,11 @@ func (w *world) excused(i int) bool {
 		return true
 	}
 	watchers := 0
+	met := w.watchers[0].up && w.watchers[0].members[i].State != "" || w.watchers[1].up && w.watchers[1].members[i].State != ""
 	for k := range w.watchers {
 		x := &w.watchers[k]
-		if !x.up {
-			continue
+		if !x.up || met && x.members[i].State == "" {
+			continue // one that has not met the node leaves it to the other for now
 		}
 		switch x.held[i] {
 		case v1alpha1.HeldStormGuard, v1alpha1.HeldRateLimited, v1alpha1.HeldCoolDown:
@@ -156,6 +148,20 @@ func (w *world) excused(i int) bool {
 		}
 	}
 	return watchers == 0
+}
+
+// unseen says whether a node is gone that no watcher has met as a member.
+func (w *world) unseen() bool {
+	for i := range w.nodes {
+		met := w.nodes[i].up
+		for k := range w.watchers {
+			met = met || w.watchers[k].up && w.watchers[k].members[i].State != ""
+		}
+		if !met {
+			return w.watchers[0].up || w.watchers[1].up
+		}
+	}
+	return false
 }
 
 // tooFew says whether so many of a node's peers are gone that no majority is left.

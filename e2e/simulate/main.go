@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
@@ -30,10 +32,18 @@ func run(arguments []string, out io.Writer) error {
 	history := flags.Int64("history", -1, "play this one alone")
 	verbose := flags.Bool("v", false, "with -history: tell what happens in it")
 	workers := flags.Int("workers", runtime.NumCPU(), "how many are played at a time")
+	name := flags.String("broken", "", "play a protocol that is broken on purpose: "+strings.Join(variantNames(), ", "))
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
 	o := options{seed: *seed, terms: permission.Default}
+	if *name != "" {
+		i := slices.Index(variantNames(), *name)
+		if i < 0 {
+			return fmt.Errorf("there is no broken protocol %q", *name)
+		}
+		o.broken = variants[i].broken
+	}
 	if *history >= 0 {
 		told := out
 		if !*verbose {
@@ -50,7 +60,19 @@ func run(arguments []string, out io.Writer) error {
 	total.print(out)
 	fmt.Fprintf(out, "played in            %s on %d cores\n", time.Since(began).Round(time.Millisecond), *workers)
 	if found != nil {
-		return fmt.Errorf("seed %d, %s\ntell it with: go run ./e2e/simulate -seed %d -history %d -v", *seed, found, *seed, found.history)
+		again := fmt.Sprintf("-seed %d -history %d -v", *seed, found.history)
+		if *name != "" {
+			again = "-broken " + *name + " " + again
+		}
+		return fmt.Errorf("seed %d, %s\ntell it with: go run ./e2e/simulate %s", *seed, found, again)
 	}
 	return nil
+}
+
+func variantNames() []string {
+	names := make([]string, len(variants))
+	for i := range variants {
+		names[i] = variants[i].name
+	}
+	return names
 }

@@ -27,6 +27,8 @@ type node struct {
 	frozenSince            int64
 	restartedAt            int64 // when its fencer last ended, -1 for never
 
+	// tardy is whether it takes all of the time that the terms allow to stop its pods.
+	tardy    bool
 	fencerUp bool
 	process  uint32 // counts the fencer's starts
 	permit   *fence.Permit
@@ -182,7 +184,15 @@ func (w *world) nextPass(n *node, now fence.Instant) {
 	if n.permitted {
 		// The end of the permission is seen within the time to look.
 		ends := n.clock.when(int64(n.permit.Until()))
-		at = min(at, max(ends, w.now)+w.random.upTo(int64(w.terms.Look)))
+		late := w.random.upTo(int64(w.terms.Look))
+		if n.tardy {
+			// It is as late as it may be, and then stands still for as long as it may.
+			late = int64(w.terms.Look + w.terms.Slack)
+			if at >= ends {
+				at = ends + late
+			}
+		}
+		at = min(at, max(ends, w.now)+late)
 	}
 	at = max(at, w.now+millisecond)
 	if n.passAt != 0 && n.passAt <= at && n.passAt > w.now {
@@ -205,7 +215,11 @@ func (w *world) enforce(n *node, d fence.Decision) {
 	case !d.Permitted && !n.frozen && !n.freezing:
 		n.freezing = true
 		n.freezeGen++
-		w.after(w.random.upTo(int64(w.terms.Stop)), frozen, n.index, 0, 0, n.freezeGen)
+		stop := w.random.upTo(int64(w.terms.Stop))
+		if n.tardy {
+			stop = int64(w.terms.Stop)
+		}
+		w.after(stop, frozen, n.index, 0, 0, n.freezeGen)
 	case d.Permitted && (n.frozen || n.freezing):
 		if n.frozen {
 			w.stats.Thaws++

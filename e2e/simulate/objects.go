@@ -45,8 +45,12 @@ func (w *world) commitWrite(c *call) {
 		return
 	}
 	same := r.read != nil && d.Replaces != nil && r.read.Version == d.Replaces.Version
-	if w.broken.refuteAnyway && d.Write == fence.Refute && r.read != nil {
-		same = true
+	if w.broken.refuteAnyway && d.Write == fence.Refute && !same {
+		c.won = true
+		next := *d.Replaces
+		next.State = v1alpha1.FenceRunning
+		w.set(c.node, next)
+		return
 	}
 	if c.won = same; !same {
 		return
@@ -113,6 +117,7 @@ func (w *world) executePod(c *call) {
 		if c.won = same; same && !p.marked {
 			p.marked = true
 			p.version++
+			w.trigger(onMark, c.node)
 		}
 		c.expected = p.version
 	case checkFenced:

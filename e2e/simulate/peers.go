@@ -75,7 +75,8 @@ func (w *world) poll(n *node, now fence.Instant, peers []string) {
 	}
 }
 
-// endPoll ends a poll, when all have answered or the time for it is over.
+// endPoll ends a poll: when enough have vouched, all have answered, or the time for it
+// is over.
 func (w *world) endPoll(n *node, ref int32) {
 	p := &w.polls[ref]
 	if p.pending < 0 || p.process != n.process {
@@ -117,7 +118,7 @@ func (w *world) handleQuestion(e *event) {
 			if q.yes {
 				p.Vouched = append(p.Vouched, names[q.peer])
 			}
-			if p.pending == 0 {
+			if p.pending == 0 || 2*len(p.Vouched) >= len(p.Asked) {
 				w.endPoll(n, q.poll)
 			}
 		}

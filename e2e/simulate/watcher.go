@@ -352,6 +352,9 @@ func (w *world) watcherAnswered(c *call) {
 		}
 	case swapRecord:
 		now := x.clock.time(w.now)
+		if w.broken.countEarly {
+			now = x.clock.time(c.sent)
+		}
 		w.carryOut(x, x.machine.Answer(now, names[c.node], c.view, !c.ok))
 		w.step(x.index)
 	default:

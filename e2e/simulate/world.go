@@ -19,6 +19,7 @@ const (
 	fencerPass      happening = iota // a: node
 	fencerStart                      // a: node
 	frozen                           // a: node; its pods have stopped
+	callSentAgain                    // ref: call; its sender's kernel tries once more
 	callArrives                      // ref: call; at the API server
 	callCommits                      // ref: call
 	callAnswered                     // ref: call; at whoever called
@@ -119,15 +120,11 @@ func (w *world) play(history uint64) string {
 	w.nodes = w.nodes[:0]
 	w.plan = w.draw()
 	w.prepare()
-	for len(w.queue.heap) > 0 && w.failure == "" {
-		e := w.queue.take()
-		if e.at > w.end {
-			break
-		}
-		w.now = e.at
-		w.events++
-		w.mark(uint64(e.at)<<8 ^ uint64(e.kind) ^ uint64(e.a)<<56 ^ uint64(e.b)<<48)
-		w.handle(&e)
+	w.run()
+	if w.failure == "" && w.unseen() {
+		// Only its Lease tells of a node that no watcher has met as a member.
+		w.end += leaseTime
+		w.run()
 	}
 	if w.failure == "" {
 		w.now = w.end
@@ -142,6 +139,17 @@ func (w *world) play(history uint64) string {
 
 func (w *world) after(d int64, kind happening, a, b int, ref int32, gen uint32) {
 	w.queue.put(event{at: w.now + d, kind: kind, a: int16(a), b: int16(b), ref: ref, gen: gen})
+}
+
+// run plays what happens until the end.
+func (w *world) run() {
+	for len(w.queue.heap) > 0 && w.failure == "" && w.queue.heap[0].at <= w.end {
+		e := w.queue.take()
+		w.now = e.at
+		w.events++
+		w.mark(uint64(e.at)<<8 ^ uint64(e.kind) ^ uint64(e.a)<<56 ^ uint64(e.b)<<48)
+		w.handle(&e)
+	}
 }
 
 // mark adds to the digest of all that has happened.
@@ -169,7 +177,7 @@ func (w *world) handle(e *event) {
 	switch e.kind {
 	case fencerPass, fencerStart, frozen, membersSeen, stallEnds, pollEnds:
 		w.handleNode(e)
-	case callArrives, callCommits, callAnswered, callTimesOut:
+	case callSentAgain, callArrives, callCommits, callAnswered, callTimesOut:
 		w.handleCall(e)
 	case peerAsked, peerAnswered:
 		w.handleQuestion(e)
