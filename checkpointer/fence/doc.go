@@ -16,10 +16,20 @@
 // node must still refute a false declaration and return from Fenced, so that
 // pods can be placed on it.
 //
-// A container that is created while the permission is out, in a pod whose cgroup
+// The agent lets no container be created while the published State does not permit
+// it. One that is being created when the permission runs out, in a pod whose cgroup
 // is not frozen yet, runs until the next pass sees it: some tens of milliseconds.
-// A runtime that compares State.PermittedUntil first leaves no such moment.
 //
-// While the API cannot be read from anywhere, every node freezes its protected
-// pods: a node cannot tell an outage of the API from its own isolation.
+// While the API cannot be read from anywhere, no node could tell that from its own
+// isolation. So a node that cannot read asks its peers, whose names are in its
+// record: Permit says when, and what their answers permit, and Vouching what a node
+// answers. Package api/permission/peers carries questions and answers; whom a node
+// asks it takes from the files that the agent leaves (neighbours). Nothing on the
+// answering path reads anything or waits.
+//
+// Pods are stopped by the brake, before anything else in each pass, and by a thread
+// of its own when the passes hang. After a stall of the whole process that is the
+// first thing that happens. What it cannot undo is that the pods ran meanwhile: a
+// fencer that is stopped for longer than the permission, on a node whose pods are
+// not, is noticed by the watcher only where it can reach the node.
 package fence
