@@ -123,6 +123,9 @@ func TestScheduler(t *testing.T) {
 				status.Claim.PodUID = "another"
 			}
 			cp.createMigration(t, name, name, "", status)
+			// A pod that is placed after it was recorded shows that the scheduler knows of it.
+			cp.create(t, pod("after-"+name, ""))
+			cp.waitForNode(t, "after-"+name)
 			p.Spec.SchedulingGates = nil
 			if _, err := cp.typed.CoreV1().Pods(namespace).Update(t.Context(), p, metav1.UpdateOptions{}); err != nil {
 				t.Fatal(err)
