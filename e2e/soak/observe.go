@@ -140,8 +140,8 @@ func (o *observer) look(ctx context.Context) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.podsAre(pods)
-	for _, m := range migrations.Items {
-		o.migrations[m.Namespace+"/"+m.Name] = true
+	for i := range migrations.Items {
+		o.migration(&migrations.Items[i])
 	}
 	if err == nil {
 		o.shopperSaw(status)

@@ -61,25 +61,32 @@ func (s *soaking) soak(ctx context.Context, o options) error {
 // the beginning and have all that was acknowledged.
 func (s *soaking) close(ctx context.Context, lines *summary) error {
 	// What was declared at the very end is decided by then.
-	err := observe.Until(ctx, "no node is declared lost", func(ctx context.Context) (bool, string, error) {
+	unsettled := s.settle(ctx)
+	s.observer.look(ctx)
+	lines.generations(ctx, s.observer)
+	return errors.Join(unsettled, s.observer.counters(ctx), s.observer.readFreezes(ctx), s.compare(ctx))
+}
+
+// settle waits until no node is declared lost, and no recovery is open.
+func (s *soaking) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closeLimit/2)
+	defer cancel()
+	return observe.Until(ctx, "no node is declared lost, and no recovery open", func(ctx context.Context) (bool, string, error) {
 		var fences v1alpha1.FenceList
-		err := s.observer.api.List(ctx, &fences)
+		var migrations v1alpha1.MigrationList
+		err := errors.Join(s.observer.api.List(ctx, &fences), s.observer.api.List(ctx, &migrations))
 		for _, fence := range fences.Items {
 			if fence.Spec.State != v1alpha1.FenceRunning {
 				return false, fmt.Sprintf("node %s is %s", fence.Name, fence.Spec.State), err
 			}
 		}
+		for i := range migrations.Items {
+			if m := &migrations.Items[i]; m.Open() {
+				return false, fmt.Sprintf("Migration %s is in phase %s", m.Name, m.Status.Phase), err
+			}
+		}
 		return true, "", err
 	})
-	if err != nil {
-		return err
-	}
-	s.observer.look(ctx)
-	lines.generations(ctx, s.observer)
-	if err := errors.Join(s.observer.counters(ctx), s.observer.readFreezes(ctx)); err != nil {
-		return err
-	}
-	return s.compare(ctx)
 }
 
 // compare looks whether the processes are those of the beginning, and miss nothing.

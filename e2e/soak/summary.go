@@ -22,10 +22,12 @@ type summary struct {
 	last, all usage
 	// first and newest are each pod's generation at the beginning and now.
 	first, newest map[string]int64
+	// before is the machine's load before this one.
+	before string
 }
 
 func newSummary(begin time.Time) *summary {
-	s := &summary{begin: begin}
+	s := &summary{begin: begin, before: loadAverage()}
 	s.last.read()
 	s.all.read()
 	return s
@@ -72,8 +74,8 @@ func (s *summary) checkpoints() string {
 
 // counts says what was counted.
 func (t *tally) counts() string {
-	return fmt.Sprintf("%d declared lost, %d refuted, %d fenced, %.0f freezes%s, %d migrations, %d restarts",
-		t.declared, t.refuted, t.fenced, t.froze, t.longestFreeze(), len(t.migrations), len(t.restarts))
+	return fmt.Sprintf("%d declared lost, %d refuted, %d fenced, %.0f freezes%s, %d recoveries held for a while, %d begun, %d restarts",
+		t.declared, t.refuted, t.fenced, t.froze, t.longestFreeze(), t.came(held)+t.came(withdrawn), t.came(begun), len(t.restarts))
 }
 
 // longestFreeze says how long the longest freeze was, if there was any.
@@ -103,7 +105,8 @@ func (o *observer) outcome(s *summary, took, limit time.Duration) (text string, 
 		word = "FAILED"
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "\n%s after %s under load: processors %.0f %% busy, load %s.\n", word, took.Round(time.Second), s.all.read(), loadAverage())
+	fmt.Fprintf(&out, "\n%s after %s under load: processors %.0f %% busy, load %s (%s before).\n",
+		word, took.Round(time.Second), s.all.read(), loadAverage(), s.before)
 	fmt.Fprintf(&out, "  %s; a freeze may take %s\n", o.counts(), limit)
 	fmt.Fprintf(&out, "  longest standstill as the clients saw it: %s\n", o.standstills())
 	fmt.Fprintf(&out, "  answers: %s %d, %s %d\n", cartName, o.answers[cartName], redisName, o.answers[redisName])

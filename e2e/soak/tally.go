@@ -18,8 +18,8 @@ type tally struct {
 	declared, refuted, fenced int
 	// notReady counts the nodes that Kubernetes itself took for lost.
 	notReady int
-	// migrations are the names of all that there were.
-	migrations map[string]bool
+	// migrations are all that there were, by name: what came of each.
+	migrations map[string]outcome
 	// restarts are the containers that started anew, or pods that others replaced.
 	restarts []string
 	// frozen is how long a fencer froze each pod at most, by its name.
@@ -45,9 +45,43 @@ type podCount struct {
 	seen     bool
 }
 
+// outcome is what came of a Migration.
+type outcome string
+
+const (
+	held      outcome = "held"      // it only says why nothing is done about a node that looks lost
+	withdrawn outcome = "withdrawn" // it was held, and the node lives
+	begun     outcome = "begun"     // the pod's node was fenced
+)
+
+// migration notes what has come of a Migration. One that was begun stays so.
+func (t *tally) migration(m *v1alpha1.Migration) {
+	name := m.Namespace + "/" + m.Name
+	switch {
+	case t.migrations[name] == begun || m.Reached(v1alpha1.PhaseFenced):
+		t.migrations[name] = begun
+	case m.Open():
+		t.migrations[name] = held
+	case m.Status.Result == v1alpha1.ResultWithdrawn:
+		t.migrations[name] = withdrawn
+	default:
+		t.migrations[name] = begun
+	}
+}
+
+// came counts the Migrations of which that came.
+func (t *tally) came(of outcome) (count int) {
+	for _, outcome := range t.migrations {
+		if outcome == of {
+			count++
+		}
+	}
+	return count
+}
+
 func newTally() *tally {
 	return &tally{
-		migrations: map[string]bool{}, standstill: map[string]time.Duration{}, answers: map[string]int{},
+		migrations: map[string]outcome{}, standstill: map[string]time.Duration{}, answers: map[string]int{},
 		fences: map[string]v1alpha1.FenceSpec{}, pods: map[types.UID]*podCount{},
 	}
 }
@@ -133,8 +167,11 @@ func (t *tally) verdict(limit time.Duration) error {
 	if t.fenced > 0 {
 		fault("%d declarations of a node that was alive went as far as Fenced", t.fenced)
 	}
-	if len(t.migrations) > 0 {
-		fault("%d Migrations were begun though no node was lost", len(t.migrations))
+	if n := t.came(begun); n > 0 {
+		fault("%d Migrations were begun though no node was lost", n)
+	}
+	if n := t.came(held); n > 0 {
+		fault("%d Migrations are still held though every node lives", n)
 	}
 	for _, restart := range t.restarts {
 		fault("%s", restart)

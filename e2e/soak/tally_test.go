@@ -77,6 +77,33 @@ func TestRestartsAreCounted(t *testing.T) {
 	}
 }
 
+func TestMigrationsThatMovedNothingAreToldApart(t *testing.T) {
+	open := v1alpha1.MigrationStatus{Phase: v1alpha1.PhaseDetected, Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseDetected}}}
+	fenced := v1alpha1.MigrationStatus{Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseDetected}, {Phase: v1alpha1.PhaseFenced}}}
+	closed := func(s v1alpha1.MigrationStatus, result v1alpha1.Result) v1alpha1.MigrationStatus {
+		s.Result = result
+		return s
+	}
+	for name, test := range map[string]struct {
+		seen []v1alpha1.MigrationStatus
+		want outcome
+	}{
+		"held":                 {[]v1alpha1.MigrationStatus{open}, held},
+		"held, and withdrawn":  {[]v1alpha1.MigrationStatus{open, closed(open, v1alpha1.ResultWithdrawn)}, withdrawn},
+		"held, and then begun": {[]v1alpha1.MigrationStatus{open, fenced}, begun},
+		"begun, then given up": {[]v1alpha1.MigrationStatus{fenced, closed(open, v1alpha1.ResultWithdrawn)}, begun},
+		"closed between looks": {[]v1alpha1.MigrationStatus{closed(open, v1alpha1.ResultFailed)}, begun},
+	} {
+		tally := newTally()
+		for _, status := range test.seen {
+			tally.migration(&v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "m"}, Status: status})
+		}
+		if tally.migrations["shop/m"] != test.want || tally.came(test.want) != 1 {
+			t.Errorf("%s: %v, want %s", name, tally.migrations, test.want)
+		}
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*tally)
@@ -88,7 +115,9 @@ func TestVerdict(t *testing.T) {
 			t.frozen = map[string]time.Duration{"shop/cart-0": time.Second}
 		}, ""},
 		"fenced":          {func(t *tally) { t.fenced = 1 }, "as far as Fenced"},
-		"moved":           {func(t *tally) { t.migrations["m"] = true }, "1 Migrations"},
+		"moved":           {func(t *tally) { t.migrations["m"] = begun }, "1 Migrations were begun"},
+		"held to the end": {func(t *tally) { t.migrations["m"] = held }, "1 Migrations are still held"},
+		"held in between": {func(t *tally) { t.migrations["m"] = withdrawn }, ""},
 		"restarted":       {func(t *tally) { t.restarts = []string{"cart is gone"} }, "cart is gone"},
 		"killed":          {func(t *tally) { t.kills = 1 }, "killed"},
 		"only slow":       {func(t *tally) { t.stood("cart", 9*time.Second) }, ""},
