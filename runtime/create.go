@@ -60,16 +60,13 @@ func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 
 	answer, err := r.ask(client.CreateRequest{Container: container, Bundle: b.folder, Epoch: registration.Epoch})
 	switch {
-	case err != nil:
+	case err != nil && r.confirmed(registration, log):
 		log.warn("container %s: %v; it starts anew", a.id, err)
 		return false, 0
+	case err != nil:
+		return true, r.refuse(a.id, fmt.Sprintf("%v; without it nobody can say whether its pod still belongs to this node", err), log)
 	case answer.Refuse != "":
-		log.warn("container %s is not created: %s", a.id, answer.Refuse)
-		fmt.Fprintf(os.Stderr, "lifeboat-runtime: container %s is not created: %s\n", a.id, answer.Refuse)
-		if err := os.Remove(r.registrationPath(a.id)); err != nil {
-			log.warn("container %s: %v", a.id, err)
-		}
-		return true, 1
+		return true, r.refuse(a.id, answer.Refuse, log)
 	case !answer.Restore:
 		if answer.Reason != "" {
 			log.warn("container %s starts anew: %s", a.id, answer.Reason)
@@ -93,6 +90,34 @@ func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 	}
 	r.report(report, log)
 	return report.Restored, 0
+}
+
+// refuse tells why a container is not created, and forgets it. It returns the exit status.
+func (r *Runtime) refuse(id, why string, log logger) int {
+	log.warn("container %s is not created: %s", id, why)
+	fmt.Fprintf(os.Stderr, "lifeboat-runtime: container %s is not created: %s\n", id, why)
+	if err := os.Remove(r.registrationPath(id)); err != nil {
+		log.warn("container %s: %v", id, err)
+	}
+	return 1
+}
+
+// confirmed is whether the API has said, in the node's present epoch, that a
+// container's pod is the node's. A node that was fenced may have lost it.
+func (r *Runtime) confirmed(registration client.Registration, log logger) bool {
+	raw, err := os.ReadFile(r.Confirmed)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	var epochs map[string]int64
+	if err == nil {
+		err = json.Unmarshal(raw, &epochs)
+	}
+	if err != nil {
+		log.warn("read which pods are the node's: %v", err)
+	}
+	epoch, ok := epochs[registration.PodUID]
+	return ok && epoch == registration.Epoch && epoch == r.epoch(log)
 }
 
 // ask asks the checkpointer how to create a container.

@@ -3,7 +3,9 @@
 // of a container of a protected pod. For that one it asks the node's
 // checkpointer, and where a checkpoint is to be restored it has runc restore it.
 //
-// It fails open: whatever goes wrong here, runc gets the call.
+// It fails open: whatever goes wrong here, runc gets the call. The one exception is
+// a protected container of which nobody can say that its pod still belongs to the
+// node: it could run twice, so it is not created, and kubelet tries again.
 package runtime
 
 import (
@@ -34,6 +36,8 @@ type Runtime struct {
 	Containers string
 	// Fence is the file in which the fencer keeps the node's fence record.
 	Fence string
+	// Confirmed is the file with the pods that the API said are the node's.
+	Confirmed string
 }
 
 // FromEnvironment returns the runtime of this node.
@@ -55,7 +59,7 @@ func FromEnvironment() (*Runtime, error) {
 	}
 	return &Runtime{
 		Runc: path, Socket: client.SocketPath, Containers: client.ContainersFolder,
-		Fence: filepath.Join(client.Folder, "fence.json"),
+		Fence: filepath.Join(client.Folder, "fence.json"), Confirmed: client.ConfirmedPath,
 	}, nil
 }
 

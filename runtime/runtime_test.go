@@ -335,6 +335,17 @@ func TestFailedRestoreStartsAnew(t *testing.T) {
 	c.Delete(t)
 }
 
+// confirm says which pods the API said are the node's, in which epoch.
+func confirm(t *testing.T, pods string) {
+	t.Helper()
+	if err := os.MkdirAll(client.Folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(client.ConfirmedPath, []byte(pods), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestNoCheckpointerStartsAnew(t *testing.T) {
 	if !nodetest.Inside(t) {
 		return
@@ -342,6 +353,7 @@ func TestNoCheckpointerStartsAnew(t *testing.T) {
 	program := runtimeProgram(t)
 	pod := nodetest.NewPod(t, "web", "1")
 	c := pod.NewContainer(t, "c1", "main", protectedSpec)
+	confirm(t, `{"1":0}`)
 	started := time.Now()
 	run(t, program, c)
 	if waited := time.Since(started); waited < absentTime || waited > absentTime+5*time.Second {
@@ -361,6 +373,30 @@ func TestNoCheckpointerStartsAnew(t *testing.T) {
 		}
 	}
 	c.Delete(t)
+}
+
+// A pod that was moved while its node was away must not come back there because
+// nobody can be asked.
+func TestNobodyToAskRefuses(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	program := runtimeProgram(t)
+	pod := nodetest.NewPod(t, "web", "1")
+	for name, pods := range map[string]string{
+		"never confirmed":                      `{"2":0}`,
+		"confirmed before the node was fenced": `{"1":2}`,
+		"unreadable":                           `{`,
+	} {
+		c := pod.NewContainer(t, "c1", "main", protectedSpec)
+		confirm(t, pods)
+		if err := c.Runtime(program, "create", "--bundle", c.Bundle, "--pid-file", c.PidFile(), c.ID); err == nil {
+			t.Errorf("%s: the container was created", name)
+		}
+		if _, err := registered("c1"); !os.IsNotExist(err) {
+			t.Errorf("%s: the registration: %v", name, err)
+		}
+	}
 }
 
 func TestUnprotectedContainerIsRuncsAlone(t *testing.T) {

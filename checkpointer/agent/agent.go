@@ -153,7 +153,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		}
 	}
 	a.metrics = newMetrics(a)
-	if a.confirmed, err = openConfirmations(filepath.Join(client.Folder, "confirmed.json")); err != nil {
+	if a.confirmed, err = openConfirmations(client.ConfirmedPath); err != nil {
 		a.log.Warn("containers cannot start again while the API is down", "err", err)
 	}
 	kept := a.keptRestores()

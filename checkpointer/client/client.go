@@ -30,6 +30,11 @@ const KeeperSocketPath = Folder + "/keeper.sock"
 // freezes and kills what is listed there.
 const ContainersFolder = Folder + "/containers"
 
+// ConfirmedPath has the pods that the API said are this node's, as a JSON object of
+// the node's fence epochs then by the pods' UIDs. The checkpointer writes it. While
+// nobody can ask the API, only containers of these may start.
+const ConfirmedPath = Folder + "/confirmed.json"
+
 // Registration is the content of a file in ContainersFolder.
 type Registration struct {
 	Container
