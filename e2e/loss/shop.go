@@ -32,6 +32,9 @@ type Shop struct {
 
 	// seeded are carts that were filled once and never changed since.
 	seeded map[string][]cart.Item
+	// shoppers is how many were sent. Each fills a cart of its own: all begin with the
+	// same items, and what one has put into a cart would hide what the next one misses.
+	shoppers int
 }
 
 // How the shop is filled before the shopper comes.
@@ -121,7 +124,10 @@ func (s *Shop) SendShopper(ctx context.Context) (*corev1.Pod, error) {
 	if node == "" {
 		return nil, fmt.Errorf("the shopper needs a node other than %s", pod.Spec.NodeName)
 	}
-	if err := s.Client.Create(ctx, workload.ShopperPod(s.Namespace, node)); err != nil {
+	s.shoppers++
+	visitor := workload.ShopperPod(s.Namespace, node)
+	visitor.Spec.Containers[0].Args = append(visitor.Spec.Containers[0].Args, fmt.Sprintf("--cart=shopper-%d", s.shoppers))
+	if err := s.Client.Create(ctx, visitor); err != nil {
 		return nil, fmt.Errorf("create the shopper: %w", err)
 	}
 	shopper, err := observe.ReadyPod(ctx, s.Client, s.Namespace, workload.ShopperLabels)

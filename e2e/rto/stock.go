@@ -118,16 +118,17 @@ var errDisturbed = errors.New("the cart without protection was moved before the 
 // look notes what has happened by now.
 func (w *stockWatch) look(ctx context.Context, cut time.Time) (back bool, seen string, err error) {
 	r := &w.record
-	var node corev1.Node
-	if err := w.Client.Get(ctx, types.NamespacedName{Name: w.lost.Spec.NodeName}, &node); err != nil {
-		return false, "", err
-	}
-	ready := stock.Ready(&node)
 	pod := &corev1.Pod{}
 	err = w.Client.Get(ctx, client.ObjectKeyFromObject(w.lost), pod)
 	if client.IgnoreNotFound(err) != nil {
 		return false, "", err
 	}
+	// Read after the pod: a pod is only moved once its node is not ready.
+	var node corev1.Node
+	if err := w.Client.Get(ctx, types.NamespacedName{Name: w.lost.Spec.NodeName}, &node); err != nil {
+		return false, "", err
+	}
+	ready := stock.Ready(&node)
 	moved := err != nil || pod.UID != w.lost.UID
 	if r.notReady.IsZero() && (moved || pod.DeletionTimestamp != nil) && ready {
 		return false, "", &observe.Hopeless{Err: errDisturbed}

@@ -16,7 +16,7 @@ import (
 // be shorter than a second, and is renewed four times in it. Kubernetes accepts any
 // grace period; docs/benchmarks.md says what shorter ones lead to.
 var Fastest = cluster.NodeMonitor{
-	Every: 250 * time.Millisecond, Grace: 2 * time.Second, Status: time.Second, Lease: time.Second,
+	Every: 250 * time.Millisecond, Grace: time.Second, Status: time.Second, Lease: time.Second,
 }
 
 // lookEvery is how often the nodes are looked at for losses that are none: a node
