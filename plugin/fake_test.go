@@ -101,6 +101,16 @@ func (s *scheduler) addPod(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
+// event returns the next event that was recorded, "" when there is none.
+func (s *scheduler) event() string {
+	select {
+	case event := <-s.events.Events:
+		return event
+	default:
+		return ""
+	}
+}
+
 // cycle is the state of one scheduling cycle.
 type cycle struct {
 	framework.CycleState

@@ -201,7 +201,7 @@ func TestPodWaitsForTheAPIServer(t *testing.T) {
 	if why := passes(t, p, pod); !strings.Contains(why, "cannot be read") {
 		t.Errorf("held because: %q", why)
 	}
-	if event := <-s.events.Events; !strings.Contains(event, EventHeld) || !strings.Contains(event, "namespace shop cannot be read") {
+	if event := s.event(); !strings.Contains(event, EventHeld) || !strings.Contains(event, "namespace shop cannot be read") {
 		t.Errorf("event %q", event)
 	}
 	if _, status := p.PreFilter(t.Context(), newCycle(), pod, nil); status.IsSuccess() {
