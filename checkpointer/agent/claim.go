@@ -102,9 +102,10 @@ func mayNotRestore(m *v1alpha1.Migration, all []v1alpha1.Migration, source *v1al
 			m.Spec.SourceNode, source.Spec.Epoch, m.Name, m.Spec.FenceEpoch)
 	}
 	for i := range all {
+		// A newer Migration of another pod of the same name is none of the same pod:
+		// a successor that was bound to the lost node too never ran, and left nothing.
 		newer := &all[i]
-		same := newer.Spec.Pod.UID == m.Spec.Pod.UID || newer.Spec.Pod.Name == m.Spec.Pod.Name
-		if same && newer.Spec.Epoch > m.Spec.Epoch && newer.Reached(v1alpha1.PhaseFenced) {
+		if newer.Spec.Pod.UID == m.Spec.Pod.UID && newer.Spec.Epoch > m.Spec.Epoch && newer.Reached(v1alpha1.PhaseFenced) {
 			// What the pod did after this Migration has a later state.
 			return fmt.Sprintf("migration %s of the same pod is newer than %s", newer.Name, m.Name)
 		}

@@ -100,20 +100,20 @@ func TestMayNotRestore(t *testing.T) {
 		source    *v1alpha1.Fence
 		refused   bool
 	}{
-		"its node is fenced":                       {migration: this, source: fenced},
-		"its node has come back since":             {migration: this, source: fenceIn(v1alpha1.FenceRunning, 4)},
-		"its node was lost again since":            {migration: this, source: fenceIn(v1alpha1.FenceLost, 5)},
-		"its node is gone for good":                {migration: this},
-		"its node is only declared lost":           {migration: this, source: fenceIn(v1alpha1.FenceLost, 3), refused: true},
-		"its node has refuted the declaration":     {migration: this, source: fenceIn(v1alpha1.FenceRunning, 3), refused: true},
-		"an earlier loss of its node":              {migration: this, source: fenceIn(v1alpha1.FenceFenced, 3), refused: true},
-		"its node only looks lost":                 {migration: step("this", "old", 2, v1alpha1.PhaseDetected), source: fenced, refused: true},
-		"the old pod is still there":               {migration: step("this", "old", 2, v1alpha1.PhaseFenced), source: fenced, refused: true},
-		"a newer one of a pod of the same name":    {migration: this, source: fenced, other: step("newer", "successor", 3, v1alpha1.PhaseFenced), refused: true},
-		"a newer one of the same checkpoints":      {migration: this, source: fenced, other: sameLineage, refused: true},
-		"a newer one of another pod":               {migration: this, source: fenced, other: otherPod},
-		"a newer one that may yet come to nothing": {migration: this, source: fenced, other: step("newer", "successor", 3, v1alpha1.PhaseDetected)},
-		"an older one":                             {migration: this, source: fenced, other: withResult(step("older", "older", 1, v1alpha1.PhaseScheduled), v1alpha1.ResultRestored)},
+		"its node is fenced":                        {migration: this, source: fenced},
+		"its node has come back since":              {migration: this, source: fenceIn(v1alpha1.FenceRunning, 4)},
+		"its node was lost again since":             {migration: this, source: fenceIn(v1alpha1.FenceLost, 5)},
+		"its node is gone for good":                 {migration: this},
+		"its node is only declared lost":            {migration: this, source: fenceIn(v1alpha1.FenceLost, 3), refused: true},
+		"its node has refuted the declaration":      {migration: this, source: fenceIn(v1alpha1.FenceRunning, 3), refused: true},
+		"an earlier loss of its node":               {migration: this, source: fenceIn(v1alpha1.FenceFenced, 3), refused: true},
+		"its node only looks lost":                  {migration: step("this", "old", 2, v1alpha1.PhaseDetected), source: fenced, refused: true},
+		"the old pod is still there":                {migration: step("this", "old", 2, v1alpha1.PhaseFenced), source: fenced, refused: true},
+		"a newer one of a successor that never ran": {migration: this, source: fenced, other: step("newer", "successor", 3, v1alpha1.PhaseDeleted)},
+		"a newer one of the same checkpoints":       {migration: this, source: fenced, other: sameLineage, refused: true},
+		"a newer one of another pod":                {migration: this, source: fenced, other: otherPod},
+		"a newer one that may yet come to nothing":  {migration: this, source: fenced, other: step("newer", "old", 3, v1alpha1.PhaseDetected)},
+		"an older one":                              {migration: this, source: fenced, other: withResult(step("older", "older", 1, v1alpha1.PhaseScheduled), v1alpha1.ResultRestored)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			why := mayNotRestore(&tc.migration, []v1alpha1.Migration{tc.migration, tc.other}, tc.source)
