@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -12,25 +11,25 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 )
 
-// claimTimeout bounds the questions to the API whether a restore is still right.
-const claimTimeout = 5 * time.Second
-
 // claimed returns the open Migration that the container's pod has claimed for this
 // node, nil where there is none, and why the container must not be created now, or
 // "". The runtime's word alone is never enough, and no cache's: what the API says
 // now decides.
 func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Migration, refused string) {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-	defer cancel()
-	var list v1alpha1.MigrationList
-	if err := a.api.List(ctx, &list, inNamespace(c.Namespace)); err != nil {
+	var list, known v1alpha1.MigrationList
+	// A container of a pod that the API has said is ours may start again without an
+	// answer; but what has a checkpoint waiting must not start without it.
+	waiting := a.cache.List(ctx, &known, inNamespace(c.Namespace)) == nil && findClaim(known.Items, c.PodUID, a.cfg.NodeName) != nil
+	attempt := once
+	if waiting {
+		attempt = patiently
+	}
+	if err := attempt(ctx, func(ctx context.Context) error { return a.api.List(ctx, &list, inNamespace(c.Namespace)) }); err != nil {
 		a.log.Error("look for the migration of a pod", "pod", c.Namespace+"/"+c.PodName, "err", err)
-		// A container of a pod that the API has said is ours may start again; but
-		// what has a checkpoint waiting must not start without it.
-		if err := a.cache.List(ctx, &list, inNamespace(c.Namespace)); err != nil || findClaim(list.Items, c.PodUID, a.cfg.NodeName) == nil {
-			return nil, ""
+		if waiting {
+			return nil, "the API does not say whether its checkpoint may still be restored"
 		}
-		return nil, "the API does not say whether its checkpoint may still be restored; it is asked again"
+		return nil, ""
 	}
 	if why := moving(list.Items, c.PodUID); why != "" {
 		return nil, why
@@ -42,7 +41,7 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Mi
 	source, err := a.sourceFence(ctx, m)
 	if err != nil {
 		a.log.Error("look at the fence of a lost node", "pod", c.Namespace+"/"+c.PodName, "err", err)
-		return nil, fmt.Sprintf("the API does not say whether node %s is fenced; it is asked again", m.Spec.SourceNode)
+		return nil, fmt.Sprintf("the API does not say whether node %s is fenced", m.Spec.SourceNode)
 	}
 	if why := mayNotRestore(m, list.Items, source); why != "" {
 		return nil, why
@@ -57,7 +56,7 @@ func (a *Agent) sourceFence(ctx context.Context, m *v1alpha1.Migration) (*v1alph
 	if err := a.cache.Get(ctx, key, fence); err == nil && fence.Spec.Epoch >= m.Spec.FenceEpoch {
 		return fence, nil
 	}
-	err := a.api.Get(ctx, key, fence)
+	err := patiently(ctx, func(ctx context.Context) error { return a.api.Get(ctx, key, fence) })
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}

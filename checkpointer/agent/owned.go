@@ -19,8 +19,39 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
 )
 
-// ownedTimeout bounds the question whether a pod is still this node's.
-const ownedTimeout = 2 * time.Second
+const (
+	// askTimeout bounds one question to the API that a container's creation waits for.
+	askTimeout = 2 * time.Second
+	// askPatience is how long such a question is asked again. kubelet asks for a
+	// container that was refused again too, but each time later, up to five minutes.
+	askPatience = 30 * time.Second
+	// askAgain is how long to wait in between.
+	askAgain = 250 * time.Millisecond
+)
+
+// patiently asks the API until it answers, for askPatience. That there is no such
+// object is an answer.
+func patiently(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	for {
+		err := once(ctx, ask)
+		if err == nil || apierrors.IsNotFound(err) {
+			return err
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func once(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return ask(ctx)
+}
 
 // permissionTime is how long a container waits for the node's permission, which is
 // out for a moment after a stall or a boot. kubelet tries again, but ten seconds later.
@@ -74,14 +105,20 @@ func mayNotRun(epoch int64, state fence.State, found bool, now fence.Instant) st
 // the API has said before, in the node's present epoch, that the pod is this node's:
 // while its peers vouch for the node, nothing else would stop a moved pod.
 func (a *Agent) owned(ctx context.Context, c client.Container, epoch int64) (pod *corev1.Pod, disowned string) {
-	ctx, cancel := context.WithTimeout(ctx, ownedTimeout)
-	defer cancel()
 	pod = &corev1.Pod{}
-	err := a.api.Get(ctx, ctrlclient.ObjectKey{Namespace: c.Namespace, Name: c.PodName}, pod)
+	ask := func(ctx context.Context) error {
+		return a.api.Get(ctx, ctrlclient.ObjectKey{Namespace: c.Namespace, Name: c.PodName}, pod)
+	}
+	confirmed := a.confirmed.has(c.PodUID, epoch)
+	attempt := patiently
+	if confirmed {
+		attempt = once
+	}
+	err := attempt(ctx, ask)
 	if err != nil && !apierrors.IsNotFound(err) {
 		a.log.Warn("look up the pod of a container", "pod", c.Namespace+"/"+c.PodName, "err", err)
-		if !a.confirmed.has(c.PodUID, epoch) {
-			return nil, "the API does not say whether its pod still belongs to this node; it is asked again"
+		if !confirmed {
+			return nil, "the API does not say whether its pod still belongs to this node"
 		}
 		return nil, ""
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,7 +60,7 @@ func TestMayNotRun(t *testing.T) {
 // cache that stays as it was.
 type world struct {
 	*Agent
-	silent bool
+	silent atomic.Bool
 	api    ctrlclient.Client
 }
 
@@ -87,13 +90,13 @@ func newWorld(t *testing.T, inCache []ctrlclient.Object, inAPI ...ctrlclient.Obj
 	down := errors.New("connection refused")
 	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(inAPI...).WithInterceptorFuncs(interceptor.Funcs{
 		Get: func(ctx context.Context, c ctrlclient.WithWatch, key ctrlclient.ObjectKey, into ctrlclient.Object, options ...ctrlclient.GetOption) error {
-			if w.silent {
+			if w.silent.Load() {
 				return down
 			}
 			return c.Get(ctx, key, into, options...)
 		},
 		List: func(ctx context.Context, c ctrlclient.WithWatch, into ctrlclient.ObjectList, options ...ctrlclient.ListOption) error {
-			if w.silent {
+			if w.silent.Load() {
 				return down
 			}
 			return c.List(ctx, into, options...)
@@ -122,17 +125,20 @@ var cart = client.Container{Namespace: "shop", PodName: "cart-0", PodUID: "succe
 // TestOwnedWhileTheAPIIsDown: peers may vouch for the node for as long as that
 // lasts. So a pod that was moved away must not come back by a kubelet that did not
 // hear of it, while a container that ends may start again.
-func TestOwnedWhileTheAPIIsDown(t *testing.T) {
+func TestOwnedWhileTheAPIIsDown(t *testing.T) { synctest.Test(t, ownedWhileTheAPIIsDown) }
+
+func ownedWhileTheAPIIsDown(t *testing.T) {
 	w := newWorld(t, nil, podOn("here"))
-	w.silent = true
+	w.silent.Store(true)
 	if _, why := w.owned(t.Context(), cart, 3); why == "" {
 		t.Error("a container starts though nobody has said that its pod is this node's")
 	}
-	w.silent = false
+	// It is asked again, and the container need not come a second time.
+	time.AfterFunc(askPatience/2, func() { w.silent.Store(false) })
 	if pod, why := w.owned(t.Context(), cart, 3); why != "" || pod == nil {
 		t.Fatalf("the node's own pod is refused: %s", why)
 	}
-	w.silent = true
+	w.silent.Store(true)
 	if _, why := w.owned(t.Context(), cart, 3); why != "" {
 		t.Errorf("a container of the node's own pod cannot start again: %s", why)
 	}
@@ -183,12 +189,14 @@ func TestClaimed(t *testing.T) {
 		"nothing to restore, and the API is down": {cache: []ctrlclient.Object{closed}, silent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, tc.cache, tc.api...)
-			w.silent = tc.silent
-			m, why := w.claimed(t.Context(), cart)
-			if (m != nil) != tc.found || (why != "") != tc.refused {
-				t.Errorf("found: %t, refused: %q", m != nil, why)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, tc.cache, tc.api...)
+				w.silent.Store(tc.silent)
+				m, why := w.claimed(t.Context(), cart)
+				if (m != nil) != tc.found || (why != "") != tc.refused {
+					t.Errorf("found: %t, refused: %q", m != nil, why)
+				}
+			})
 		})
 	}
 }
