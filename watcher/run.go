@@ -63,8 +63,8 @@ const (
 
 	// The lease of the leader is short: while it is being taken over, no lost node's
 	// pods are moved.
-	leaseDuration = 4 * time.Second
-	renewDeadline = 3 * time.Second
+	leaseDuration = 6 * time.Second
+	renewDeadline = 5 * time.Second
 	retryPeriod   = 500 * time.Millisecond
 
 	// The API server's own fairness limits the watcher; after the loss of a full
