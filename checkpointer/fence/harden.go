@@ -2,8 +2,10 @@ package fence
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -27,13 +29,15 @@ const (
 // for memory, neither its memory nor its program is paged out, and it runs before
 // others.
 //
+// CgroupRoot is where the node's cgroup file systems are.
+//
 // Each of these needs a privilege that a node may withhold. Harden returns what
 // was refused, which the caller may log; the fencer works without, only less
 // surely.
 //
 // It asks for no memory.min of its cgroup: what is locked is not reclaimed in any
 // cgroup, and kubelet owns the groups above.
-func Harden() []error {
+func Harden(cgroupRoot string) []error {
 	var refused []error
 	try := func(what string, err error) {
 		if err != nil {
@@ -52,9 +56,21 @@ func Harden() []error {
 	// have done before, and then it cannot wait for a disk.
 	try("lock the program", lockProgram())
 
+	priority, realTime := hasten()
+	if realTime != nil && leaveCPUGroup(cgroupRoot) == nil {
+		priority, realTime = hasten()
+	}
+	try("raise the priority", priority)
+	try("schedule in real time", realTime)
+	return refused
+}
+
+// hasten puts every thread of this process ahead of what is not real-time.
+func hasten() (priority, realTime error) {
 	threads, err := os.ReadDir("/proc/self/task")
-	try("list threads", err)
-	var priority, realTime error
+	if err != nil {
+		return err, err
+	}
 	for _, thread := range threads {
 		// Linux keeps both for each thread; new threads inherit them.
 		id, err := strconv.Atoi(thread.Name())
@@ -70,9 +86,21 @@ func Harden() []error {
 			realTime = err
 		}
 	}
-	try("raise the priority", priority)
-	try("schedule in real time", realTime)
-	return refused
+	return priority, realTime
+}
+
+// leaveCPUGroup moves this process from the container's group of the cpu hierarchy of
+// cgroup v1 to the node's own. A kernel with CONFIG_RT_GROUP_SCHED grants no real
+// time in groups that were not given some, and kubelet gives none; and a priority
+// counts only among the processes of one group. There is no such hierarchy in cgroup
+// v2, where groups cannot be left for one resource alone.
+func leaveCPUGroup(cgroupRoot string) error {
+	file, err := os.OpenFile(filepath.Join(cgroupRoot, "cpu", "cgroup.procs"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString("0") // the writer
+	return errors.Join(err, file.Close())
 }
 
 // lockProgram brings the program's instructions into memory and keeps them there.

@@ -1,8 +1,10 @@
 package fence
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,7 +13,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const hardenVariable = "LIFEBOAT_TEST_HARDEN"
+const (
+	hardenVariable = "LIFEBOAT_TEST_HARDEN"
+	// hardenGroupVariable names a group of the cpu hierarchy to be hardened in.
+	hardenGroupVariable = "LIFEBOAT_TEST_HARDEN_GROUP"
+)
+
+// TestHardenInAContainersGroup: the group of a container on cgroup v1 may have no
+// real-time budget at all.
+func TestHardenInAContainersGroup(t *testing.T) {
+	group := filepath.Join(cgroupRoot, "cpu", fmt.Sprintf("lifeboat-harden-test-%d", os.Getpid()))
+	if _, err := os.Stat(filepath.Join(filepath.Dir(group), "cgroup.procs")); err != nil {
+		t.Skip("this machine has no cpu hierarchy of cgroup v1: there is nothing to leave")
+	}
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(group) })
+	copied := exec.Command(os.Args[0], "-test.run=^TestHarden$", "-test.v")
+	copied.Env = append(os.Environ(), hardenVariable+"=1", hardenGroupVariable+"="+group)
+	output, err := copied.CombinedOutput()
+	t.Logf("the copy:\n%s", output)
+	if err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(string(output), "refused here: schedule in real time") {
+		t.Error("real time is refused in a container's group")
+	}
+}
 
 // TestHarden hardens a copy of this program, and checks that each measure has
 // either taken effect or was reported as refused.
@@ -26,7 +55,12 @@ func TestHarden(t *testing.T) {
 		}
 		return
 	}
-	refused := Harden()
+	if group := os.Getenv(hardenGroupVariable); group != "" {
+		if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := Harden(cgroupRoot)
 	for _, err := range refused {
 		t.Logf("refused here: %v", err)
 	}

@@ -49,7 +49,7 @@ func Run(ctx context.Context, config Config, api *rest.Config, log *slog.Logger)
 	if err != nil {
 		return err
 	}
-	for _, refused := range Harden() {
+	for _, refused := range Harden(config.CgroupRoot) {
 		log.Warn("the node withholds a privilege: under great load pods may be frozen late", "err", refused)
 	}
 	go serveMetrics(ctx, config.MetricsPort, registry, log)
