@@ -136,7 +136,11 @@ func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold)
 // it when the node turns out to live.
 func (d *Driver) await(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
 	held, isHeld := d.holds.of(m.Spec.SourceNode)
-	fence, err := d.fenceOf(ctx, m, isHeld)
+	// Should the cache be behind, the API server knows whether the recovery can begin.
+	fence, err := d.fenceOf(ctx, m, d.Client)
+	if err == nil && !isHeld && fence.Spec.Epoch < m.Spec.FenceEpoch {
+		fence, err = d.fenceOf(ctx, m, d.Reader)
+	}
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -260,12 +260,7 @@ func migrationOf(pod *corev1.Pod, lost loss, epoch int64) (*v1alpha1.Migration, 
 }
 
 // fenceOf reads the record of a Migration's node; one that does not exist is empty.
-// From the cache it may be a little old.
-func (d *Driver) fenceOf(ctx context.Context, m *v1alpha1.Migration, cached bool) (*v1alpha1.Fence, error) {
-	reader := d.Reader
-	if cached {
-		reader = d.Client
-	}
+func (d *Driver) fenceOf(ctx context.Context, m *v1alpha1.Migration, reader client.Reader) (*v1alpha1.Fence, error) {
 	fence := &v1alpha1.Fence{}
 	if err := reader.Get(ctx, client.ObjectKey{Name: m.Spec.SourceNode}, fence); client.IgnoreNotFound(err) != nil {
 		return nil, fmt.Errorf("read fence %s: %w", m.Spec.SourceNode, err)
