@@ -135,6 +135,9 @@ func (f *fencer) run(ctx context.Context) {
 		now := Now()
 		d := f.permit.Decide(now, f.oldest)
 		f.brake.until.Store(int64(f.permit.Until()))
+		if d.Permitted {
+			f.publish(now) // before anything is thawed, so that the file is never behind
+		}
 		f.oldest = f.enforcer.pass(d)
 		f.noticeStall(now)
 		f.publish(now)

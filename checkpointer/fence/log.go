@@ -17,6 +17,11 @@ const linesAhead = 1000
 func neverWait(ctx context.Context, log *slog.Logger) (_ *slog.Logger, done <-chan struct{}) {
 	q := &lineQueue{lines: make(chan func(), linesAhead)}
 	ended := make(chan struct{})
+	tell := func() {
+		if dropped := q.dropped.Swap(0); dropped > 0 {
+			log.Warn("log lines were dropped: the container's output was not read in time", "lines", dropped)
+		}
+	}
 	go func() {
 		defer close(ended)
 		for {
@@ -27,11 +32,10 @@ func neverWait(ctx context.Context, log *slog.Logger) (_ *slog.Logger, done <-ch
 				for len(q.lines) > 0 {
 					(<-q.lines)()
 				}
+				tell()
 				return
 			}
-			if dropped := q.dropped.Swap(0); dropped > 0 {
-				log.Warn("log lines were dropped: the container's output was not read in time", "lines", dropped)
-			}
+			tell()
 		}
 	}()
 	return slog.New(queueingHandler{log.Handler(), q}), ended
