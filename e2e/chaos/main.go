@@ -76,7 +76,7 @@ func run(ctx context.Context, config cluster.Config, only, write string, attach 
 	for _, sc := range chosen {
 		r := t.perform(ctx, sc)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return errors.Join(fmt.Errorf("interrupted in %s: %w", sc.name, ctx.Err()), printTable(os.Stdout, rows))
 		}
 		if !t.report(r) {
 			failures++
