@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 )
@@ -54,7 +54,7 @@ func campaign(o options, count uint64, workers int) (stats, *finding) {
 }
 
 // retell plays one history and writes what happens in it.
-func retell(o options, history uint64, out io.Writer) (failure string) {
+func retell(o options, history uint64, out *bufio.Writer) (failure string) {
 	w := newWorld(o)
 	w.trace = out
 	return w.play(history)

@@ -81,6 +81,7 @@ func (w *world) cutInTime(p *plan, first int, latest int64) {
 	if r.chance(50) {
 		f = w.follow(p, laggingWatchers, onRead, node, latest)
 		f.from, f.d = p.faults[first].from, r.between(second/2, 2*second)
+		p.alone = r.chance(50)
 	}
 }
 

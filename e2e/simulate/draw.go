@@ -51,6 +51,7 @@ func (w *world) draw() plan {
 		p.pausedTo = min(p.pausedFrom+r.below(10*second), w.calmAt)
 	}
 	p.perDomain = r.chance(10)
+	p.alone = p.flavour != outage && r.chance(4)
 	switch p.flavour {
 	case outage:
 		f := w.newFault(&p, []faultKind{apiRefuses, apiSilent}, latest)
@@ -179,7 +180,7 @@ func (w *world) prepare() {
 		n := &w.nodes[i]
 		peers := make([]string, 0, maxNodes)
 		for j := range w.nodes {
-			if j != i && !r.chance(10) {
+			if j != i && !w.plan.alone && !r.chance(10) {
 				peers = append(peers, names[j])
 			}
 		}

@@ -89,7 +89,9 @@ type plan struct {
 	hidden               [maxNodes]uint16
 	armed                bool // whether any fault waits for a trigger
 	pausedFrom, pausedTo int64
-	perDomain            bool
+	// alone is whether no node has peers, as when nothing tells the fencers of members.
+	alone     bool
+	perDomain bool
 	// beyondDrift is by how much of a million clocks run further apart than the terms allow.
 	beyondDrift int64
 }

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"flag"
 	"fmt"
 	"io"
@@ -45,9 +46,10 @@ func run(arguments []string, out io.Writer) error {
 		o.broken = variants[i].broken
 	}
 	if *history >= 0 {
-		told := out
-		if !*verbose {
-			told = nil
+		var told *bufio.Writer
+		if *verbose {
+			told = bufio.NewWriter(out)
+			defer func() { _ = told.Flush() }()
 		}
 		if failure := retell(o, uint64(*history), told); failure != "" {
 			return fmt.Errorf("seed %d, history %d: %s", *seed, *history, failure)

@@ -42,9 +42,9 @@ type node struct {
 	// The state file, which outlives the fencer but not the boot.
 	publishedUntil fence.Instant
 	publishedEpoch int64
-	// mutants
-	extended fence.Instant // what a broken fencer adds
-	asking   []string      // the peers that a broken fencer counts on
+	// extended is when a broken fencer polls next, asking the peers that it counts on.
+	extended fence.Instant
+	asking   []string
 
 	frozen    bool // the pods' cgroups are
 	freezing  bool
@@ -160,11 +160,13 @@ func (w *world) pass(n *node) {
 		}
 	}
 	asked := d.Asked
-	if w.broken.peersUnsettled && !d.Poll && n.asking != nil && now >= n.lastGood.Add(w.terms.VouchAfter) {
+	if w.broken.peersUnsettled && !d.Poll && now >= n.extended && n.asking != nil && now >= n.lastGood.Add(w.terms.VouchAfter) {
 		d.Poll, asked = true, n.asking
+		n.extended = now.Add(w.terms.PollEvery())
 	}
-	if w.broken.revive && !d.Poll && n.permit.State() == v1alpha1.FenceRunning && now >= n.permit.Until() {
+	if w.broken.revive && !d.Poll && now >= n.extended && n.permit.State() == v1alpha1.FenceRunning && now >= n.permit.Until() {
 		d.Poll, asked = true, w.api.records[n.index].read.Peers
+		n.extended = now.Add(w.terms.ReadEvery)
 	}
 	if d.Poll {
 		w.poll(n, now, asked)
@@ -267,6 +269,9 @@ func (w *world) fencerAnswered(c *call) {
 
 // seeMembers tells the fencer which members its agent sees.
 func (w *world) seeMembers(n *node) {
+	if w.plan.alone {
+		return
+	}
 	now := w.instant(n)
 	var alive []string
 	for j := range w.nodes {

@@ -1,8 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
-	"io"
+
 	"strconv"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
@@ -84,8 +85,8 @@ type world struct {
 	stats   stats
 
 	events uint64
-	digest uint64    // of all that has happened
-	trace  io.Writer // nil unless the history is told
+	digest uint64        // of all that has happened
+	trace  *bufio.Writer // nil unless the history is told
 }
 
 func newWorld(o options) *world {
