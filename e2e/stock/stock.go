@@ -14,7 +14,7 @@ import (
 
 // Fastest are the settings that notice a lost node as fast as they go. A Lease cannot
 // be shorter than a second, and is renewed four times in it. Kubernetes accepts any
-// grace period; docs/benchmarks.md says what shorter ones lead to.
+// grace period: this one is four renewals.
 var Fastest = cluster.NodeMonitor{
 	Every: 250 * time.Millisecond, Grace: time.Second, Status: time.Second, Lease: time.Second,
 }
