@@ -44,7 +44,7 @@ check-crds: bin/controller-gen
 
 .PHONY: unit
 unit: ## Run the tests of the packages (as root: they use cgroups, runc and CRIU)
-	packages=$$(go list ./... | grep -v '/lifeboat/e2e'); go test -timeout 20m $$packages
+	packages=$$(go list ./... | grep -v '/lifeboat/e2e'); go test -timeout 20m $$packages ./e2e/simulate
 	cd cmd/lifeboat-scheduler && go test -timeout 20m ./...
 
 # One package after the other: each starts a cluster of its own.
@@ -54,6 +54,10 @@ e2e: ## Run the end-to-end tests on local clusters (as root)
 
 .PHONY: test
 test: lint unit e2e ## Run lint, unit and e2e
+
+.PHONY: simulate
+simulate: ## Play random histories of a cluster against the code that decides who may run (ARGS='-seed 2')
+	go run ./e2e/simulate -histories 100000 $(ARGS)
 
 .PHONY: demo
 demo: ## Cut the power of a node and watch its pod come back (KEEP=1 leaves the cluster running)
