@@ -82,13 +82,14 @@ func (t *theatre) perform(ctx context.Context, sc scenario) *result {
 		r.err = errors.Join(r.err, s.conclude(after, r))
 		s.logs.close()
 	}
+	r.notes, r.held = append(s.notes, r.notes...), s.held
 	if len(r.faults()) > 0 {
 		r.err = errors.Join(r.err, s.describe(after, r))
 	}
 	if ctx.Err() == nil {
 		r.err = errors.Join(r.err, s.remove(after))
 	}
-	r.notes, r.held, r.took = append(s.notes, r.notes...), s.held, time.Since(begin)
+	r.took = time.Since(begin)
 	return r
 }
 
