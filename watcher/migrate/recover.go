@@ -158,16 +158,9 @@ type loss struct {
 }
 
 // recoverPod records the Migration of one lost pod, unless there is one already.
-// A pod that nobody wants back is only removed, and so is a stray one.
+// A pod that nobody wants back is only removed.
 func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) error {
-	if !admitted(pod) {
-		return d.clearUnadmitted(ctx, pod, fenced)
-	}
-	var known v1alpha1.MigrationList
-	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list migrations in %s: %w", pod.Namespace, err)
-	}
-	if !wanted(pod, fenced.LostAt()) || stray(pod, known.Items) {
+	if !wanted(pod, fenced.LostAt()) {
 		_, err := d.removePod(ctx, pod, fenced.Node(), reasonOf(fenced))
 		return err
 	}

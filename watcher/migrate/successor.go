@@ -68,23 +68,6 @@ func wanted(pod *corev1.Pod, lostAt metav1.MicroTime) bool {
 	return asked.After(lostAt.Time)
 }
 
-// stray says whether a pod on a lost node was to take a lost pod's place, and got past
-// admission, as happens when a watcher dies while successors are created: any scheduler
-// may then have put it onto the lost node. It has nothing to be restored, and a
-// Migration of its own would stand in the way of the one that it could not claim. Once
-// it is gone, its controller creates the next.
-func stray(pod *corev1.Pod, migrations []v1alpha1.Migration) bool {
-	if class := pod.Spec.RuntimeClassName; class != nil && *class == v1alpha1.RuntimeClassName {
-		return false
-	}
-	return slices.ContainsFunc(migrations, func(m v1alpha1.Migration) bool {
-		// Those that are older than the loss were lost themselves. Creation times have
-		// whole seconds.
-		since := pod.CreationTimestamp.Unix() >= m.Spec.LostAt.Unix()
-		return m.Open() && m.Status.Claim == nil && since && succeeds(pod, &m)
-	})
-}
-
 func identityOf(pod *corev1.Pod) v1alpha1.PodIdentity {
 	id := v1alpha1.PodIdentity{Name: pod.Name, UID: pod.UID}
 	if owner := metav1.GetControllerOf(pod); owner != nil {

@@ -82,37 +82,6 @@ func migration(uid string, lost corev1.Pod, created float64) v1alpha1.Migration 
 	}
 }
 
-// A watcher that was killed while successors were created let one past admission, and
-// the stock scheduler put it onto the lost node. A Migration of its own had its own
-// successor refused for good.
-func TestStray(t *testing.T) {
-	lost := pod("cart-0", "old", "StatefulSet", "set", -100)
-	open := migration("m1", lost, 3)
-	closed, claimed := open, open
-	closed.Status.Result = v1alpha1.ResultRestored
-	claimed.Status.Claim = &v1alpha1.Claim{PodUID: "x"}
-	next := pod("cart-0", "next", "StatefulSet", "set", 4)
-	admitted := next
-	admitted.Spec.RuntimeClassName = ptr.To(v1alpha1.RuntimeClassName)
-	for name, tc := range map[string]struct {
-		pod  corev1.Pod
-		of   v1alpha1.Migration
-		want bool
-	}{
-		"a successor that got past admission":       {next, open, true},
-		"one that was admitted":                     {admitted, open, false},
-		"one whose Migration is another pod's":      {next, claimed, false},
-		"one whose Migration is closed":             {next, closed, false},
-		"the lost pod itself":                       {lost, open, false},
-		"a pod of another owner":                    {pod("cart-0", "next", "StatefulSet", "other", 4), open, false},
-		"a sibling that was lost with the lost pod": {pod("web-b", "b", "ReplicaSet", "rs", -50), migration("m1", pod("web-a", "a", "ReplicaSet", "rs", -50), 3), false},
-	} {
-		if got := stray(&tc.pod, []v1alpha1.Migration{tc.of}); got != tc.want {
-			t.Errorf("%s: %t, want %t", name, got, tc.want)
-		}
-	}
-}
-
 func TestCandidate(t *testing.T) {
 	web := func(name, uid string, created float64) corev1.Pod { return pod(name, uid, "ReplicaSet", "rs", created) }
 	lostA, lostB := web("web-aaaaa", "a", -100), web("web-bbbbb", "b", -100)
