@@ -48,8 +48,9 @@ func TestSchedulerBench(t *testing.T) {
 		if n := run.requests["patch migrations/status"]; n != claims {
 			t.Errorf("%s: %d claims, want %d; requests: %v", run.variant.name, n, claims, run.requests)
 		}
-		// Of so few nodes the scheduler rates all.
-		if run.variant.successors && run.toHolders != placed {
+		// By chance it would be one in 25. It is not all of them: so small a
+		// checkpoint is soon there from another node.
+		if run.variant.successors && run.toHolders*2 < placed {
 			t.Errorf("%s: %d of %d pods came to a holder", run.variant.name, run.toHolders, placed)
 		}
 	}
