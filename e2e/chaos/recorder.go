@@ -81,8 +81,7 @@ func (r *recorder) look() error {
 	return nil
 }
 
-// end stops the recorder and returns the copies of the workload whose pods' names begin
-// with a prefix.
+// end stops the recorder, which from then on can be read.
 func (r *recorder) end() error {
 	r.stop()
 	return <-r.ended

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/witness"
 	"github.com/lifeboat-dev/lifeboat/e2e/witness/workload"
@@ -55,6 +56,24 @@ func redisSet(namespace string, ledger *appsv1.StatefulSet) *appsv1.StatefulSet 
 		},
 	}
 	return set
+}
+
+// redisAddress finds redis' pod. While the API is away it is where it was.
+func (s *stage) redisAddress() func(context.Context) (string, error) {
+	last := s.pods[redisName].Status.PodIP
+	return func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, redisPatience)
+		defer cancel()
+		var pods corev1.PodList
+		if err := s.api.List(ctx, &pods, client.InNamespace(s.namespace), workload.Labels(redisName)); err == nil {
+			for _, pod := range pods.Items {
+				if pod.Status.PodIP != "" && pod.DeletionTimestamp == nil {
+					last = pod.Status.PodIP
+				}
+			}
+		}
+		return last, nil
+	}
 }
 
 // counted is one answer to the counting client.
