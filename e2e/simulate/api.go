@@ -171,8 +171,8 @@ type call struct {
 	view decide.Fence
 }
 
-// send starts a request and returns its number.
-func (w *world) send(c call) int32 {
+// send starts a request.
+func (w *world) send(c call) {
 	a := &w.api
 	c.sent = w.now
 	var ref int32
@@ -190,7 +190,6 @@ func (w *world) send(c call) int32 {
 	} else {
 		w.resend(ref)
 	}
-	return ref
 }
 
 // resend is a request that was lost on its way. Its sender's kernel may send it

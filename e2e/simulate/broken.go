@@ -12,6 +12,8 @@ type broken struct {
 	noWait         bool
 	trustKubelet   bool
 	checkFirst     bool
+	pollSeldom     bool
+	otherBoot      bool
 }
 
 // variant is a broken protocol by its name.
@@ -32,4 +34,6 @@ var variants = []variant{
 	{"no-wait", "a suspicion is enough to fence", broken{noWait: true}},
 	{"trust-kubelet", "a container starts though nobody could say if the pod is still the node's", broken{trustKubelet: true}},
 	{"check-first", "the leader looks if the node is fenced before it marks the pod, and deletes it whatever follows", broken{checkFirst: true}},
+	{"poll-seldom", "a node that cannot read asks its peers only as often as it reads", broken{pollSeldom: true}},
+	{"other-boot", "any other boot ID proves that the node has booted since, also an older one", broken{otherBoot: true}},
 }

@@ -16,8 +16,8 @@ type finding struct {
 func (f *finding) String() string { return fmt.Sprintf("history %d: %s", f.history, f.failure) }
 
 // campaign plays histories 0 to count-1 on several cores, and returns what they
-// counted and the failure with the lowest number, nil if there is none. Without
-// whole it stops soon after the first failure.
+// counted and the failure with the lowest number, nil if there is none. After a
+// failure only the histories before it are played.
 func campaign(o options, count uint64, workers int) (stats, *finding) {
 	var next, limit atomic.Uint64
 	limit.Store(count)

@@ -91,7 +91,8 @@ func (w *world) breakPromises(p *plan, node int, latest int64) {
 	r := &w.random
 	f := w.follow(p, cutAPI, onLost, node, latest)
 	f.d = r.between(4*second, 12*second)
-	side := uint16(r.next() | r.next())
+	half, other := r.next(), r.next()
+	side := uint16(half | other)
 	f = w.follow(p, cutGroupAPI, onPromise, node, latest)
 	f.side, f.delay, f.d = side, r.upTo(20*millisecond), r.between(3*second, 8*second)
 	delay := f.delay

@@ -27,9 +27,9 @@ func (w *world) draw() plan {
 	switch r.below(16) {
 	case 0, 1, 2, 3, 4:
 		p.flavour = mixed
-	case 5, 6, 7, 8, 9, 10:
+	case 5, 6, 7, 8, 9:
 		p.flavour = directed
-	case 11:
+	case 10, 11:
 		p.flavour = outage
 	case 12, 13:
 		p.flavour = loss
@@ -58,7 +58,7 @@ func (w *world) draw() plan {
 		f.from = r.between(3*second, 5*second)
 		f.d = r.between(second, w.calmAt-f.from)
 		if r.chance(30) {
-			f = w.newFault(&p, []faultKind{fencerRestart}, latest)
+			w.newFault(&p, []faultKind{fencerRestart}, latest)
 		}
 	case loss:
 		for range r.between(1, 2) {
@@ -192,7 +192,7 @@ func (w *world) prepare() {
 		w.startFencer(n)
 		// It has run for long: it has nothing to be silent about.
 		n.vouching = fence.NewVouching(w.terms, w.instant(n)-fence.Instant(w.terms.PromiseFor)-1)
-		n.kubelet.watch = 1
+		n.watch = 1
 		w.after(r.below(10*second), kubeletReports, i, 0, 0, 1)
 		for range r.between(1, 2) {
 			p := len(w.pods)

@@ -54,7 +54,7 @@ func (w *world) handleKubelet(e *event) {
 	n, p := &w.nodes[e.a], int(e.b)
 	if e.kind == kubeletStart {
 		if n.up && e.gen == uint32(n.boot) {
-			n.kubelet.watch++
+			n.watch++
 			n.broken = true
 			w.after(0, kubeletAgain, n.index, 0, 0, n.watch)
 			w.after(w.random.below(3*second), kubeletReports, n.index, 0, 0, uint32(n.boot))

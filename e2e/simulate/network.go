@@ -9,7 +9,6 @@ type network struct {
 	cuts [maxHosts][maxHosts]uint8 // how many faults cut this direction
 	lag  [maxHosts]int64           // what a host's messages take at most beyond the usual
 	loss [maxHosts]int             // how many of a thousand messages of a host are lost
-	// flaps are directions that are only cut while flapping is true.
 }
 
 func (n *network) cut(from, to int, by int) { n.cuts[from][to] = uint8(int(n.cuts[from][to]) + by) }

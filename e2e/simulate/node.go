@@ -42,7 +42,7 @@ type node struct {
 	// The state file, which outlives the fencer but not the boot.
 	publishedUntil fence.Instant
 	publishedEpoch int64
-	// extended is when a broken fencer polls next, asking the peers that it counts on.
+	// extended is when a broken fencer may poll next, and asking whom it then counts on.
 	extended fence.Instant
 	asking   []string
 
@@ -160,6 +160,12 @@ func (w *world) pass(n *node) {
 		}
 	}
 	asked := d.Asked
+	if w.broken.pollSeldom && d.Poll {
+		d.Poll = now >= n.extended
+		if d.Poll {
+			n.extended = now.Add(w.terms.ReadEvery)
+		}
+	}
 	if w.broken.peersUnsettled && !d.Poll && now >= n.extended && n.asking != nil && now >= n.lastGood.Add(w.terms.VouchAfter) {
 		d.Poll, asked = true, n.asking
 		n.extended = now.Add(w.terms.PollEvery())

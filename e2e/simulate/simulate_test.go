@@ -83,7 +83,7 @@ func TestFindsWhatIsBroken(t *testing.T) {
 	within := uint64(60_000) // the rarest need some thousands
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			if rare := map[string]bool{"no-drift": true, "early-wait": true, "check-first": true, "blind-refute": true}; testing.Short() && rare[v.name] {
+			if rare := map[string]bool{"no-drift": true, "early-wait": true, "check-first": true, "blind-refute": true, "poll-seldom": true, "other-boot": true}; testing.Short() && rare[v.name] {
 				t.Skip("it takes thousands of histories to find")
 			}
 			_, found := campaign(options{seed: seed, terms: permission.Default, broken: v.broken}, within, runtime.NumCPU())

@@ -251,6 +251,7 @@ func (w *world) step(i int) {
 		view.Paused = "tried out"
 	}
 	actions, wake := x.machine.Step(now, view)
+	actions = w.believe(x, actions)
 	next := lookEvery
 	if !wake.IsZero() {
 		next = min(next, max(0, x.clock.when(int64(wake.Sub(epoch)))-w.now))
@@ -258,6 +259,20 @@ func (w *world) step(i int) {
 	x.looks++
 	w.after(max(next, 100_000), watcherLooks, i, 0, 0, x.looks)
 	w.carryOut(x, actions)
+}
+
+// believe adds what a broken watcher takes as a proof.
+func (w *world) believe(x *watcher, actions []decide.Action) []decide.Action {
+	if !w.broken.otherBoot {
+		return actions
+	}
+	for k := range x.view {
+		view, name := &x.view[k].Fence, x.view[k].Fact.Node
+		if boot := x.sighted[indexOf(name)].boot; view.State == v1alpha1.FenceLost && boot != "" && boot != view.BootID {
+			actions = append(actions, decide.Action{Kind: decide.ConfirmFenced, Node: name, Proof: v1alpha1.ProofRebooted, Generation: view.Generation})
+		}
+	}
+	return actions
 }
 
 // carryOut does what the machine decided.
