@@ -29,27 +29,16 @@ type placement struct {
 
 // watchPlacements sees what happens from now on, until ctx ends.
 func watchPlacements(ctx context.Context, api client.WithWatch) (*placements, error) {
-	w, err := api.Watch(ctx, &corev1.PodList{}, client.InNamespace(namespace))
-	if err != nil {
-		return nil, fmt.Errorf("watch pods: %w", err)
-	}
 	p := &placements{seen: map[string]time.Time{}, placed: map[string]placement{}, more: make(chan struct{}, 1)}
-	go func() {
-		defer w.Stop()
-		for event := range w.ResultChan() {
-			p.note(event, time.Now())
-		}
-		p.end(errors.New("the watch of pods has ended"))
-	}()
-	return p, nil
+	return p, follow(ctx, api, &corev1.PodList{}, p.note, p.end, client.InNamespace(namespace))
 }
 
-func (p *placements) note(event watch.Event, now time.Time) {
+func (p *placements) note(event watch.Event) {
 	pod, ok := event.Object.(*corev1.Pod)
 	if !ok {
-		p.end(fmt.Errorf("the watch of pods reports %v", event.Object))
 		return
 	}
+	now := time.Now()
 	p.mu.Lock()
 	if _, ok := p.seen[pod.Name]; !ok {
 		p.seen[pod.Name] = now

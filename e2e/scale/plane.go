@@ -63,7 +63,7 @@ func startPlane(s *scope, token, user string, manifests ...string) (*plane, erro
 	if p.WithWatch, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
 		return nil, err
 	}
-	kinds := []string{"crds/lifeboat.dev_checkpoints.yaml", "crds/lifeboat.dev_fences.yaml", "crds/lifeboat.dev_migrations.yaml"}
+	kinds := []string{"crds/lifeboat.dev_checkpoints.yaml", "crds/lifeboat.dev_fences.yaml", "crds/lifeboat.dev_migrations.yaml", "runtimeclass.yaml"}
 	for _, manifest := range append(kinds, manifests...) {
 		if err := p.apply(s.ctx, manifest); err != nil {
 			return nil, err

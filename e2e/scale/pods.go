@@ -31,7 +31,8 @@ func newPod(name, owner string, protected bool) *corev1.Pod {
 			TerminationGracePeriodSeconds: ptr.To[int64](0),
 		},
 	}
-	if protected {
+	if protected { // as admission makes it
+		pod.Spec.RuntimeClassName = ptr.To(v1alpha1.RuntimeClassName)
 		pod.Annotations = map[string]string{v1alpha1.AnnotationFailover: "true"}
 	}
 	return pod

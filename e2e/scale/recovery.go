@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -53,24 +52,21 @@ func watchRecovery(ctx context.Context, api client.WithWatch, node string, pods 
 		case *v1alpha1.FenceList:
 			options = append(options, client.MatchingFields{"metadata.name": node})
 		}
-		w, err := api.Watch(ctx, list, options...)
-		if err != nil {
-			return nil, fmt.Errorf("watch the recovery: %w", err)
+		if err := follow(ctx, api, list, r.note, r.end, options...); err != nil {
+			return nil, err
 		}
-		go func() {
-			defer w.Stop()
-			for event := range w.ResultChan() {
-				r.note(event, time.Now())
-			}
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.ended = errors.New("a watch of the recovery has ended")
-		}()
 	}
 	return r, nil
 }
 
-func (r *recoveryWatch) note(event watch.Event, now time.Time) {
+func (r *recoveryWatch) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = errors.Join(r.ended, err)
+}
+
+func (r *recoveryWatch) note(event watch.Event) {
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	first := func(at *time.Time, done bool) {
