@@ -13,7 +13,7 @@ import (
 func watcherTable(run *watcherRun) string {
 	var t strings.Builder
 	row := func(what, format string, args ...any) {
-		fmt.Fprintf(&t, "  %-44s%s\n", what, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&t, "  %-48s%s\n", what, fmt.Sprintf(format, args...))
 	}
 	total := 0
 	for _, n := range run.requests {
