@@ -26,6 +26,7 @@ func TestHolds(t *testing.T) {
 	t.Run("paused, and the node is lost", func(t *testing.T) { pausedAndLost(t, c) })
 	t.Run("volumes of a fenced node", func(t *testing.T) { volumes(t, c) })
 	t.Run("a node that may go, and goes", func(t *testing.T) { drainedAndLost(t, c) })
+	t.Run("pods that were not admitted", func(t *testing.T) { unadmitted(t, c) })
 }
 
 // pause writes what kubectl lifeboat pause and resume write.

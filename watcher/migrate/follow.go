@@ -82,6 +82,11 @@ func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time,
 	if _, created := phaseAt(m, v1alpha1.PhaseCreated); pod == nil && !created && m.Annotations[annotationManifest] != "" {
 		return time.Time{}, d.recreate(ctx, m)
 	}
+	if pod != nil {
+		if replaced, err := d.replaceUnadmitted(ctx, m, pod); replaced || err != nil {
+			return time.Now().Add(lookAgain), err
+		}
+	}
 	now := time.Now()
 	d.follow(m, pod, now)
 	v := Judge(m, pod, now)

@@ -124,7 +124,7 @@ func (h *holds) lives(node string, alive bool, now time.Time) (bool, time.Time) 
 // that everybody sees why nothing is done.
 func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold) error {
 	return d.eachPod(ctx, fence.Name, func(pod *corev1.Pod) error {
-		if !wanted(pod, held.lostAt) {
+		if !admitted(pod) || !wanted(pod, held.lostAt) {
 			return nil
 		}
 		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fence.Spec.Epoch + 1})

@@ -160,6 +160,9 @@ type loss struct {
 // recoverPod records the Migration of one lost pod, unless there is one already.
 // A pod that nobody wants back is only removed.
 func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) error {
+	if !admitted(pod) {
+		return d.clearUnadmitted(ctx, pod, fenced)
+	}
 	if !wanted(pod, fenced.LostAt()) {
 		_, err := d.removePod(ctx, pod, fenced.Node(), reasonOf(fenced))
 		return err
