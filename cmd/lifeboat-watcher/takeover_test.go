@@ -47,7 +47,7 @@ func TestTakeover(t *testing.T) {
 // returns false when there was no such write.
 func (c *cluster) takeOver(t *testing.T, name, node string, after int) (died bool) {
 	t.Helper()
-	old := c.makePod(t, name, onNode(node))
+	old := c.makePod(t, name, onNode(node), admitted)
 	c.run(t, old)
 	leader := c.leader(t)
 	counted := c.restoredRecoveries(t)

@@ -527,7 +527,7 @@ func leaderDies(t *testing.T, c *cluster) {
 		t.Logf("fenced %s after the declaration", waited.Round(10*time.Millisecond))
 	}
 	m := c.migrationFor(t, old.UID, v1alpha1.PhaseDeleted, 20*time.Second)
-	next := c.makePod(t, "held-0", ownedBy("StatefulSet", "held"))
+	next := c.makePod(t, "held-0", ownedBy("StatefulSet", "held"), admitted) // the webhook may be detached
 	c.claimAndBind(t, m, next, "n3")
 	if err := c.Delete(t.Context(), next, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
