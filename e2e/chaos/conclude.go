@@ -42,7 +42,7 @@ func (s *stage) conclude(ctx context.Context, r *result) error {
 			case v1alpha1.ResultRestored, v1alpha1.ResultColdStarted:
 				h.Moves = append(h.Moves, moveOf(&m))
 			case v1alpha1.ResultFailed:
-				r.failed = append(r.failed, fmt.Sprintf("Migration %s of %s failed: %s: %s", m.Name, m.Spec.Pod.Name, m.Status.Reason, m.Status.Message))
+				r.failed = append(r.failed, failure{m.Name, m.Status.Reason, m.Status.Message})
 			}
 		}
 		if !s.from.IsZero() { // else it never ran
@@ -117,7 +117,7 @@ func (s *stage) concludeRedis(ctx context.Context, r *result, migrations []v1alp
 			moves = append(moves, moveOf(&m))
 			anew = anew || m.Status.Result == v1alpha1.ResultColdStarted
 		case v1alpha1.ResultFailed:
-			r.failed = append(r.failed, fmt.Sprintf("Migration %s of %s failed: %s: %s", m.Name, m.Spec.Pod.Name, m.Status.Reason, m.Status.Message))
+			r.failed = append(r.failed, failure{m.Name, m.Status.Reason, m.Status.Message})
 		}
 	}
 	r.moves = append(r.moves, moves...)

@@ -41,6 +41,9 @@ type outcome struct {
 	standstill time.Duration
 	// held is the reason that must be given, meanwhile, for not recovering.
 	held v1alpha1.HeldReason
+	// replaced says that a pod that was to take another's place may be lost itself, and the
+	// first of its two Migrations fail for that.
+	replaced bool
 	// overlap is how long an old copy may run beside a new one: the limit that is
 	// documented for a machine that stands still as a whole.
 	overlap time.Duration
@@ -53,11 +56,14 @@ type result struct {
 	verdicts []witness.Verdict // one for each stepper
 	moves    []witness.Move
 	held     map[v1alpha1.HeldReason]bool
-	failed   []string // closed Migrations that brought nothing back
+	failed   []failure // closed Migrations that brought nothing back
 	notes    []string
 	err      error // the scenario did not come to its end
 	logs     []string
 }
+
+// failure is a Migration that brought nothing back.
+type failure struct{ migration, reason, message string }
 
 // faults is what is wrong with a result: nothing if the scenario passed.
 func (r *result) faults() []string {
@@ -83,8 +89,10 @@ func (r *result) faults() []string {
 			fault("Migration %s: the pod started anew", move.Migration)
 		}
 	}
-	for _, text := range r.failed {
-		fault("%s", text)
+	for _, f := range r.failed {
+		if !want.replaced || f.reason != v1alpha1.ReasonPodReplaced {
+			fault("Migration %s failed: %s: %s", f.migration, f.reason, f.message)
+		}
 	}
 	if g := r.standstill(); want.standstill > 0 && g > want.standstill {
 		fault("no step was made for %.1f s, at most %.1f s are allowed", g.Seconds(), want.standstill.Seconds())

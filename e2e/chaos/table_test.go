@@ -58,6 +58,8 @@ func TestFaultsOfAResult(t *testing.T) {
 			scenario: scenario{want: outcome{standstill: time.Second}},
 			verdicts: []witness.Verdict{{Standstill: witness.Gap{From: time.Unix(0, 0), To: time.Unix(2, 0)}}},
 		}, "no step was made for 2.0 s"},
+		"failed":          {result{failed: []failure{{"m", v1alpha1.ReasonPodReplaced, "lost too"}}}, "Migration m failed"},
+		"lost twice":      {result{scenario: scenario{want: outcome{replaced: true}}, failed: []failure{{"m", v1alpha1.ReasonPodReplaced, "lost too"}}}, ""},
 		"no reason given": {result{scenario: scenario{want: outcome{held: v1alpha1.HeldStormGuard}}}, "held because of StormGuard"},
 	} {
 		faults := strings.Join(test.result.faults(), "\n")
