@@ -41,7 +41,11 @@ func (p *process) alive() error {
 		return err
 	}
 	poll := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, 0); err != nil || n > 0 {
+	n, err := unix.Poll(poll, 0)
+	for errors.Is(err, unix.EINTR) { // a signal of the runtime's own
+		n, err = unix.Poll(poll, 0)
+	}
+	if err != nil || n > 0 {
 		return errors.Join(err, ErrEnded)
 	}
 	switch {

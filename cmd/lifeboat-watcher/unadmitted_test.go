@@ -22,6 +22,7 @@ func admitted(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To(v1alpha1.Runtime
 // stops it. And a successor that no admission saw would not be restored.
 func unadmitted(t *testing.T, c *cluster) {
 	c.detachWebhook(t)
+	c.awaitState(t, "n5", v1alpha1.FenceRunning, 30*time.Second) // it was lost before
 	running := c.makePod(t, "stray-0", ownedBy("StatefulSet", "stray"), onNode("n5"))
 	c.run(t, running)
 	lost := c.makePod(t, "late-0", ownedBy("StatefulSet", "late"), onNode("n5"), admitted)

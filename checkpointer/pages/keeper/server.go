@@ -139,6 +139,9 @@ func (c *session) hungUp() bool {
 	err = raw.Control(func(fd uintptr) {
 		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 		n, err := unix.Poll(events, 0)
+		for errors.Is(err, unix.EINTR) { // a signal of the runtime's own
+			n, err = unix.Poll(events, 0)
+		}
 		hup = err == nil && n == 1 && events[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
 	})
 	return hup && err == nil
