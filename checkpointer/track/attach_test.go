@@ -103,7 +103,8 @@ func TestSleepIsNotProlonged(t *testing.T) {
 		}
 		tracker.Close()
 	}
-	if err := cmd.Wait(); err != nil || attaches < 3 {
+	// An attach that met the end of the process has waited for it.
+	if err := cmd.Wait(); err != nil && !errors.Is(err, unix.ECHILD) || attaches < 3 {
 		t.Fatalf("after %d attaches: %v", attaches, err)
 	}
 	t.Logf("%d attaches in %v", attaches, time.Since(start))
