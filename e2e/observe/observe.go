@@ -164,9 +164,15 @@ func MigrationOf(ctx context.Context, c client.Client, namespace string, uid typ
 	if err := c.List(ctx, &migrations, client.InNamespace(namespace)); err != nil {
 		return nil, err
 	}
+	// One that is only held, or came to nothing, stands back behind one that was begun.
 	var newest *v1alpha1.Migration
 	for i, m := range migrations.Items {
-		if m.Spec.Pod.UID == uid && (newest == nil || m.Spec.Epoch > newest.Spec.Epoch) {
+		if m.Spec.Pod.UID != uid {
+			continue
+		}
+		begun := m.Reached(v1alpha1.PhaseFenced)
+		if newest == nil || begun && !newest.Reached(v1alpha1.PhaseFenced) ||
+			begun == newest.Reached(v1alpha1.PhaseFenced) && m.Spec.Epoch > newest.Spec.Epoch {
 			newest = &migrations.Items[i]
 		}
 	}
