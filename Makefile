@@ -43,12 +43,13 @@ check-crds: bin/controller-gen
 	diff -ru manifests/crds "$$fresh" || { echo 'generated files are out of date: run make generate' >&2; exit 1; }
 
 .PHONY: unit
+# Packages run one after the other: many tests watch what real processes do within
+# seconds, and two cores are few. The simulator takes all of them for itself.
 unit: ## Run the tests of the packages (as root: they use cgroups, runc and CRIU)
-	packages=$$(go list ./... | grep -v '/lifeboat/e2e'); go test -timeout 20m $$packages ./e2e/simulate
-	cd cmd/lifeboat-scheduler && go test -timeout 20m ./...
+	packages=$$(go list ./... | grep -v '/lifeboat/e2e'); go test -p 1 -timeout 20m $$packages
+	go test -timeout 20m ./e2e/simulate
+	cd cmd/lifeboat-scheduler && go test -p 1 -timeout 20m ./...
 
-# One package after the other: each starts a cluster of its own.
-.PHONY: e2e
 e2e: ## Run the end-to-end tests on local clusters (as root)
 	packages=$$(go list ./e2e/... | grep -v /e2e/simulate); go test -p 1 -timeout 60m $$packages
 

@@ -42,10 +42,13 @@ func TestOutageOfTheAPI(t *testing.T) {
 	})
 
 	c.step("a node that the watcher has promises about stops, the others go on", func() {
-		promised, unreadable := c.promise("n1")
-		if len(promised) != 3 || len(unreadable) != 0 {
-			t.Fatalf("while the API answers, %q promise and %q cannot read", promised, unreadable)
-		}
+		// A promise holds for a while: it is asked for again if an answer came late.
+		c.eventually("all promise while the API answers", 5*time.Second, func() error {
+			if promised, unreadable := c.promise("n1"); len(promised) != 3 || len(unreadable) != 0 {
+				return fmt.Errorf("%q promise and %q cannot read", promised, unreadable)
+			}
+			return nil
+		})
 		c.APIServer().Signal(t, syscall.SIGSTOP)
 		c.stops(n1, fence.Now())
 		c.eventually("who is asked for a promise cannot read", 5*time.Second, func() error {
