@@ -74,8 +74,8 @@ func (s *summary) checkpoints() string {
 
 // counts says what was counted.
 func (t *tally) counts() string {
-	return fmt.Sprintf("%d declared lost, %d refuted, %d fenced, %.0f freezes%s, %d recoveries held for a while, %d begun, %d restarts",
-		t.declared, t.refuted, t.fenced, t.froze, t.longestFreeze(), t.came(held)+t.came(withdrawn), t.came(begun), len(t.restarts))
+	return fmt.Sprintf("%d declared lost, %d refuted, %d fenced, %.0f freezes%s, %d recoveries held for a while, %d begun, %d restarts, %d leads lost",
+		t.declared, t.refuted, t.fenced, t.froze, t.longestFreeze(), t.came(held)+t.came(withdrawn), t.came(begun), len(t.restarts), t.leads)
 }
 
 // longestFreeze says how long the longest freeze was, if there was any.

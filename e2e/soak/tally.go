@@ -22,6 +22,9 @@ type tally struct {
 	migrations map[string]outcome
 	// restarts are the containers that started anew, or pods that others replaced.
 	restarts []string
+	// leads counts the watchers that ended themselves because they could not renew
+	// their Lease in time, and started anew. The other one goes on meanwhile.
+	leads int
 	// frozen is how long a fencer froze each pod at most, by its name.
 	frozen map[string]time.Duration
 	// froze and kills count what the fencers did to pods; refutations is the fencers'
@@ -134,7 +137,12 @@ func (t *tally) podsAre(pods []corev1.Pod) {
 		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 			before, counted := known.restarts[status.Name]
 			known.restarts[status.Name] = status.RestartCount
-			if counted && status.RestartCount > before {
+			if !counted || status.RestartCount <= before {
+				continue
+			}
+			if lostLead(&pod, status) {
+				t.leads += int(status.RestartCount - before)
+			} else {
 				t.restarts = append(t.restarts, fmt.Sprintf("%s: container %s started anew%s", name, status.Name, whyEnded(status)))
 			}
 		}
@@ -145,6 +153,13 @@ func (t *tally) podsAre(pods []corev1.Pod) {
 			delete(t.pods, uid)
 		}
 	}
+}
+
+// lostLead says whether a container is a watcher that has ended itself, as one does that
+// does not know any more whether it leads.
+func lostLead(pod *corev1.Pod, status corev1.ContainerStatus) bool {
+	ended := status.LastTerminationState.Terminated
+	return pod.Namespace == v1alpha1.SystemNamespace && status.Name == "watcher" && ended != nil && ended.ExitCode == 1
 }
 
 func whyEnded(status corev1.ContainerStatus) string {

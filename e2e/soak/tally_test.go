@@ -77,6 +77,25 @@ func TestRestartsAreCounted(t *testing.T) {
 	}
 }
 
+func TestLostLeadIsNoRestart(t *testing.T) {
+	watcher := func(restarts int32, code int32) []corev1.Pod {
+		p := pod("w", "lifeboat-watcher-1", restarts)
+		p.Namespace, p.Status.ContainerStatuses[0].Name = v1alpha1.SystemNamespace, "watcher"
+		if restarts > 0 {
+			p.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: code}
+		}
+		return []corev1.Pod{p}
+	}
+	for code, want := range map[int32]struct{ leads, restarts int }{1: {2, 0}, 2: {0, 1}, 137: {0, 1}} {
+		tally := newTally()
+		tally.podsAre(watcher(0, 0))
+		tally.podsAre(watcher(2, code))
+		if tally.leads != want.leads || len(tally.restarts) != want.restarts {
+			t.Errorf("ended with %d: %d leads lost and restarts %q", code, tally.leads, tally.restarts)
+		}
+	}
+}
+
 func TestMigrationsThatMovedNothingAreToldApart(t *testing.T) {
 	open := v1alpha1.MigrationStatus{Phase: v1alpha1.PhaseDetected, Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseDetected}}}
 	fenced := v1alpha1.MigrationStatus{Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseDetected}, {Phase: v1alpha1.PhaseFenced}}}
