@@ -6,9 +6,10 @@ import (
 )
 
 // Migration records one move of one pod: a failover after the loss of its
-// node, or a planned move. Its spec never changes. Its status has three parts
-// with one writer each: the plugin writes claim, the checkpointer on the target
-// node writes restore, the watcher writes the rest.
+// node, or a planned move. Its spec never changes. Its status has four parts
+// with one writer each: the plugin writes claim, the checkpointer on the source
+// node writes source, the one on the target node writes restore, the watcher
+// writes the rest.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -50,9 +51,18 @@ type MigrationSpec struct {
 	// While it has a lower one the node is not fenced yet, and nothing is restored.
 	// +optional
 	FenceEpoch int64 `json:"fenceEpoch,omitempty"`
-	// LostAt is the last moment at which the source node was known to be alive.
-	// RTO and RPO count from it.
+	// LostAt is the last moment at which the source node was known to be alive; of a
+	// planned move it is when the move was asked for. RTO and RPO count from it.
 	LostAt metav1.MicroTime `json:"lostAt"`
+	// TargetNode is where a planned move is to go. Empty leaves it to the scheduler.
+	// +optional
+	TargetNode string `json:"targetNode,omitempty"`
+	// DeadlineSeconds is how long after its creation a planned move may take until the
+	// pod is stopped. One that takes longer is given up, and the pod runs on where it is.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	// +optional
+	DeadlineSeconds int32 `json:"deadlineSeconds,omitempty"`
 }
 
 // PodIdentity names one pod, and the owner whose next pod takes its place.
@@ -74,15 +84,22 @@ type PodIdentity struct {
 
 // Strategy is how a pod moves.
 //
-// +kubebuilder:validation:Enum=Failover;Cold;Warm;Live;Application
+// +kubebuilder:validation:Enum=Failover;Cold;Warm;Live;Application;Replace
 type Strategy string
 
-// StrategyFailover restores the newest durable generation: the source is gone.
-const StrategyFailover Strategy = "Failover"
+// The strategies. All but Failover are planned moves, see planned.go.
+const (
+	StrategyFailover    Strategy = "Failover"    // the source is gone: the newest durable generation is restored
+	StrategyCold        Strategy = "Cold"        // stop, checkpoint everything, copy, restore
+	StrategyWarm        Strategy = "Warm"        // stop, checkpoint what is new, copy, restore
+	StrategyLive        Strategy = "Live"        // copy while it runs, stop, checkpoint what is new, restore with pages on demand
+	StrategyApplication Strategy = "Application" // a new pod starts, and takes the state over by the pod's own endpoints
+	StrategyReplace     Strategy = "Replace"     // no state: a new pod starts elsewhere first, then the old one ends
+)
 
 // MigrationReason is why a pod moves.
 //
-// +kubebuilder:validation:Enum=NodeLost;NodeRebooted;NodeOutOfService;NodeShutdown;SpotInterruption;NodeDrained;NodePressure
+// +kubebuilder:validation:Enum=NodeLost;NodeRebooted;NodeOutOfService;NodeShutdown;SpotInterruption;NodeDrained;NodePressure;Requested;Rebalance
 type MigrationReason string
 
 // The reasons of a Migration. Of several that apply to a lost node the first in
@@ -95,12 +112,17 @@ const (
 	MigrationNodeDrained      MigrationReason = "NodeDrained"      // the node was cordoned or tainted for a drain
 	MigrationNodePressure     MigrationReason = "NodePressure"     // the node was short of memory, disk, processes or time
 	MigrationNodeLost         MigrationReason = "NodeLost"         // the node fell silent, and nothing else is known
+
+	// Of a planned move alone; it may have any of SpotInterruption, NodeDrained and NodePressure, too.
+	MigrationRequested MigrationReason = "Requested" // somebody asked for it
+	MigrationRebalance MigrationReason = "Rebalance" // somebody asked for the pods to be spread anew
 )
 
-// Phase is the last step that a Migration has completed. The steps come in
-// this order; none is skipped, but a pod that is already gone is Deleted at once.
+// Phase is the last step that a Migration has completed. A failover's steps come in
+// this order, and none is skipped, but a pod that is already gone is Deleted at once.
+// A planned move's are told in planned.go.
 //
-// +kubebuilder:validation:Enum=Detected;Fenced;Deleted;Created;Scheduled;Restoring;Ready
+// +kubebuilder:validation:Enum=Detected;Fenced;Accepted;Prepared;Parked;Stopping;Stopped;Deleted;Created;Scheduled;Restoring;Ready
 type Phase string
 
 // The phases of a Migration.
@@ -116,7 +138,7 @@ const (
 
 // Result is what became of a Migration. It is empty while the Migration is open.
 //
-// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed;Withdrawn
+// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed;Withdrawn;Imported;Replaced
 type Result string
 
 // The results of a Migration.
@@ -124,7 +146,9 @@ const (
 	ResultRestored    Result = "Restored"    // every container of the pod came back from the checkpoint
 	ResultColdStarted Result = "ColdStarted" // the pod runs, but at least one container started anew
 	ResultFailed      Result = "Failed"      // no successor became Ready
-	ResultWithdrawn   Result = "Withdrawn"   // the node turned out to live before anything was done; the pod runs on
+	ResultWithdrawn   Result = "Withdrawn"   // nothing came of it: the pod runs on where it was
+	ResultImported    Result = "Imported"    // the successor has taken the state over by the pod's own endpoints
+	ResultReplaced    Result = "Replaced"    // a pod without state to keep was replaced by a new one
 )
 
 // Reasons of a result other than Restored, in MigrationStatus.Reason.
@@ -159,6 +183,9 @@ type MigrationStatus struct {
 	// Claim is the successor pod. The plugin writes it before the pod is bound.
 	// +optional
 	Claim *Claim `json:"claim,omitempty"`
+	// Source is what the checkpointer on the source node did for a planned move.
+	// +optional
+	Source *SourceStatus `json:"source,omitempty"`
 	// Restore is what the checkpointer on the target node did.
 	// +optional
 	Restore *RestoreStatus `json:"restore,omitempty"`
@@ -272,6 +299,13 @@ type Claim struct {
 type RestoreStatus struct {
 	// PodUID is the pod that was restored: the claim's.
 	PodUID types.UID `json:"podUID"`
+	// ParkedAt is when the first container of a parked pod began to wait in the
+	// runtime's create, with sandbox, network and mounts ready.
+	// +optional
+	ParkedAt *metav1.MicroTime `json:"parkedAt,omitempty"`
+	// Hooks are those that were called in the restored pod.
+	// +optional
+	Hooks []HookResult `json:"hooks,omitempty"`
 	// StartedAt is when the runtime first asked for the checkpoint.
 	StartedAt metav1.MicroTime `json:"startedAt"`
 	// Generation is the generation that was used; 0 means none.

@@ -1,0 +1,101 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// A planned move has these steps. The watcher writes each; who does it is in brackets.
+//
+//	Accepted   limits and budgets allow it                               [watcher]
+//	Prepared   the newest generation is on the way's other end (Live)    [source]
+//	Parked     the successor waits in create (Live, where it may exist
+//	           beside the old pod; Created and Scheduled come before)    [target]
+//	Stopping   the source is told to stop the pod for good               [watcher]
+//	Stopped    its last generation is durable and its processes have
+//	           ended; it stands for Fenced, for this one pod             [source]
+//	Deleted    and on, as after a loss; Created and Scheduled first
+//	           where the successor exists already
+//
+// Until Stopping the move can be withdrawn, and the pod has noticed nothing. After it
+// the source says how it ended: with SourceStatus.StoppedAt, or with an Error, and then
+// the pod runs on there. Nobody may restore before StoppedAt is written.
+//
+// Replace and Application have Accepted, Created, Scheduled, Ready of the successor
+// while the old pod still runs, then Deleted.
+const (
+	PhaseAccepted Phase = "Accepted"
+	PhasePrepared Phase = "Prepared"
+	PhaseParked   Phase = "Parked"
+	PhaseStopping Phase = "Stopping"
+	PhaseStopped  Phase = "Stopped"
+)
+
+// AnnotationCancel on a planned Migration asks for it to be given up. Its value says
+// why. After Stopping it comes too late, and is ignored.
+const AnnotationCancel = "lifeboat.dev/cancel"
+
+// Reasons of a planned move that was withdrawn or failed, in MigrationStatus.Reason.
+const (
+	ReasonCanceled         = "Canceled"         // somebody asked for it to be given up
+	ReasonDeadlineExceeded = "DeadlineExceeded" // it took longer than its spec allows
+	ReasonNotAllowed       = "NotAllowed"       // the pod cannot be moved so; the message says why
+	ReasonBudget           = "DisruptionBudget" // a PodDisruptionBudget does not allow it
+	ReasonSourceFailed     = "SourceFailed"     // the source could not checkpoint the pod
+	ReasonSourceLost       = "SourceLost"       // the source was lost meanwhile; a failover goes on
+	ReasonTargetFailed     = "TargetFailed"     // the successor did not get as far as Parked, or Ready
+	ReasonImportFailed     = "ImportFailed"     // the state could not be taken over
+)
+
+// SourceStatus is what the checkpointer on a planned move's source node did.
+type SourceStatus struct {
+	// PreparedAt is when PreparedGeneration was durable: the last stop will take only
+	// what the pod writes after it.
+	// +optional
+	PreparedAt *metav1.MicroTime `json:"preparedAt,omitempty"`
+	// +optional
+	PreparedGeneration int64 `json:"preparedGeneration,omitempty"`
+	// PausedAt is when the pod's processes were frozen for the last time.
+	// +optional
+	PausedAt *metav1.MicroTime `json:"pausedAt,omitempty"`
+	// StoppedAt is when its last generation was durable on the source, and the last of
+	// its processes had ended. It is never written while one of them may run again.
+	// +optional
+	StoppedAt *metav1.MicroTime `json:"stoppedAt,omitempty"`
+	// Checkpoint is the last generation. Its holders are the source, and who else
+	// took a copy before StoppedAt.
+	// +optional
+	Checkpoint *HeldCheckpoint `json:"checkpoint,omitempty"`
+	// BytesSent is what was copied to other nodes for the move.
+	// +optional
+	BytesSent int64 `json:"bytesSent,omitempty"`
+	// Error says why the source could not stop the pod. The pod runs on there.
+	// +optional
+	Error string `json:"error,omitempty"`
+	// Hooks are those that were called in the pod.
+	// +optional
+	Hooks []HookResult `json:"hooks,omitempty"`
+}
+
+// HookResult is what came of calling one hook.
+type HookResult struct {
+	// Name is the annotation's, without its prefix: "pre-checkpoint".
+	Name      string `json:"name"`
+	Container string `json:"container"`
+	Succeeded bool   `json:"succeeded"`
+	// Output is the end of what it printed, or of the answer's body.
+	// +optional
+	Output  string  `json:"output,omitempty"`
+	Seconds float64 `json:"seconds"`
+}
+
+// Planned says whether the Migration is a planned move.
+func (m *Migration) Planned() bool { return m.Spec.Strategy != StrategyFailover }
+
+// SourceStopped says whether the old copy runs no more, and never will again: its
+// node is fenced or, of a planned move, its source has said so itself.
+func (m *Migration) SourceStopped() bool {
+	return m.Reached(PhaseFenced) || m.Planned() && m.Status.Source != nil && m.Status.Source.StoppedAt != nil
+}
+
+// TooLateToCancel says whether the source may have stopped the pod already.
+func (m *Migration) TooLateToCancel() bool {
+	return m.Reached(PhaseStopping) || m.Reached(PhaseDeleted)
+}
