@@ -20,6 +20,18 @@ const (
 	// AnnotationVolumes says what a writable persistent volume means for a
 	// failover: "protect" starts the pod cold, "ignore" restores its memory.
 	AnnotationVolumes = "lifeboat.dev/volumes"
+	// AnnotationStrategy is how the pod moves on purpose: "cold", "warm", "live" or
+	// "application".
+	AnnotationStrategy = "lifeboat.dev/strategy"
+	// AnnotationPreCheckpoint is a hook, see ParseHook, that is called before the pod
+	// is stopped for a planned move.
+	AnnotationPreCheckpoint = "lifeboat.dev/pre-checkpoint"
+	// AnnotationPostRestore is a hook that is called in the pod that was restored.
+	AnnotationPostRestore = "lifeboat.dev/post-restore"
+	// AnnotationStateExport and AnnotationStateImport are the HTTP hooks between which
+	// an application hands over its state.
+	AnnotationStateExport = "lifeboat.dev/state-export"
+	AnnotationStateImport = "lifeboat.dev/state-import"
 
 	annotationPrefix = "lifeboat.dev/"
 )
@@ -60,6 +72,10 @@ type Protection struct {
 	Interval  time.Duration
 	Replicas  int
 	Volumes   Volumes
+	// Strategy is how the pod moves on purpose.
+	Strategy Strategy
+	// The hooks; nil where there is none.
+	PreCheckpoint, PostRestore, StateExport, StateImport *Hook
 }
 
 // AnnotationError is an annotation whose value is not allowed.
@@ -106,13 +122,29 @@ var parsers = map[string]struct {
 		p.Volumes = Volumes(v)
 		return p.Volumes == VolumesProtect || p.Volumes == VolumesIgnore
 	}},
+	AnnotationStrategy: {`"cold", "warm", "live" or "application"`, func(v string, p *Protection) bool {
+		p.Strategy = map[string]Strategy{"cold": StrategyCold, "warm": StrategyWarm, "live": StrategyLive, "application": StrategyApplication}[v]
+		return p.Strategy != ""
+	}},
+	AnnotationPreCheckpoint: {hookForms, func(v string, p *Protection) (ok bool) { p.PreCheckpoint, ok = ParseHook(v); return ok }},
+	AnnotationPostRestore:   {hookForms, func(v string, p *Protection) (ok bool) { p.PostRestore, ok = ParseHook(v); return ok }},
+	AnnotationStateExport:   {stateForms, func(v string, p *Protection) (ok bool) { p.StateExport, ok = parseStateHook(v); return ok }},
+	AnnotationStateImport:   {stateForms, func(v string, p *Protection) (ok bool) { p.StateImport, ok = parseStateHook(v); return ok }},
+}
+
+const stateForms = `[container=NAME] [timeout=DURATION] "http PORT/PATH"`
+
+// parseStateHook reads a hook that has to be an HTTP request.
+func parseStateHook(value string) (*Hook, bool) {
+	hook, ok := ParseHook(value)
+	return hook, ok && hook.Command == nil
 }
 
 // ParseAnnotations reads what a pod's annotations ask for. Where a value or a
 // key under lifeboat.dev/ is not allowed it returns AnnotationErrors that name
 // each one, and a Protection that must not be used.
 func ParseAnnotations(annotations map[string]string) (Protection, error) {
-	p := Protection{Interval: DefaultInterval, Replicas: DefaultReplicas, Volumes: VolumesProtect}
+	p := Protection{Interval: DefaultInterval, Replicas: DefaultReplicas, Volumes: VolumesProtect, Strategy: StrategyLive}
 	var errs AnnotationErrors
 	for key, value := range annotations {
 		if !strings.HasPrefix(key, annotationPrefix) {

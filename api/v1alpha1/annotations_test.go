@@ -10,7 +10,7 @@ import (
 )
 
 func TestParseAnnotations(t *testing.T) {
-	defaults := Protection{Interval: 30 * time.Second, Replicas: 1, Volumes: VolumesProtect}
+	defaults := Protection{Interval: 30 * time.Second, Replicas: 1, Volumes: VolumesProtect, Strategy: StrategyLive}
 	with := func(change func(*Protection)) Protection {
 		p := defaults
 		change(&p)
@@ -21,13 +21,20 @@ func TestParseAnnotations(t *testing.T) {
 		want        Protection
 		wrongKeys   []string
 	}{
-		"no annotations":     {nil, defaults, nil},
-		"foreign keys":       {map[string]string{"example.com/failover": "yes"}, defaults, nil},
-		"protected":          {map[string]string{AnnotationFailover: "true"}, with(func(p *Protection) { p.Protected = true }), nil},
-		"not protected":      {map[string]string{AnnotationFailover: "false"}, defaults, nil},
-		"failover yes":       {map[string]string{AnnotationFailover: "yes"}, Protection{}, []string{AnnotationFailover}},
-		"failover True":      {map[string]string{AnnotationFailover: "True"}, Protection{}, []string{AnnotationFailover}},
-		"everything set":     {map[string]string{AnnotationFailover: "true", AnnotationInterval: "2s", AnnotationReplicas: "2", AnnotationVolumes: "ignore"}, Protection{true, 2 * time.Second, 2, VolumesIgnore}, nil},
+		"no annotations": {nil, defaults, nil},
+		"foreign keys":   {map[string]string{"example.com/failover": "yes"}, defaults, nil},
+		"protected":      {map[string]string{AnnotationFailover: "true"}, with(func(p *Protection) { p.Protected = true }), nil},
+		"not protected":  {map[string]string{AnnotationFailover: "false"}, defaults, nil},
+		"failover yes":   {map[string]string{AnnotationFailover: "yes"}, Protection{}, []string{AnnotationFailover}},
+		"failover True":  {map[string]string{AnnotationFailover: "True"}, Protection{}, []string{AnnotationFailover}},
+		"everything set": {map[string]string{AnnotationFailover: "true", AnnotationInterval: "2s", AnnotationReplicas: "2", AnnotationVolumes: "ignore"}, Protection{Protected: true, Interval: 2 * time.Second, Replicas: 2, Volumes: VolumesIgnore, Strategy: StrategyLive}, nil},
+		"for moves": {map[string]string{AnnotationStrategy: "application", AnnotationStateExport: "http 80/state", AnnotationStateImport: "http 80/state"},
+			with(func(p *Protection) {
+				hook := &Hook{Timeout: DefaultHookTimeout, Port: 80, Path: "/state"}
+				p.Strategy, p.StateExport, p.StateImport = StrategyApplication, hook, hook
+			}), nil},
+		"failover asked for": {map[string]string{AnnotationStrategy: "failover"}, Protection{}, []string{AnnotationStrategy}},
+		"export by command":  {map[string]string{AnnotationStateExport: "exec dump"}, Protection{}, []string{AnnotationStateExport}},
 		"interval of a unit": {map[string]string{AnnotationInterval: "30"}, Protection{}, []string{AnnotationInterval}},
 		"interval too short": {map[string]string{AnnotationInterval: "999ms"}, Protection{}, []string{AnnotationInterval}},
 		"interval too long":  {map[string]string{AnnotationInterval: "25h"}, Protection{}, []string{AnnotationInterval}},

@@ -213,7 +213,7 @@ func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
 			return nil
 		}
 		m.Spec.Epoch++
-		m.Name = migrationName(pod.Name, m.Spec.Epoch)
+		m.Name = v1alpha1.MigrationName(pod.Name, m.Spec.Epoch)
 	}
 }
 
@@ -246,9 +246,9 @@ func reasonOf(fenced decide.Fenced) v1alpha1.MigrationReason {
 
 func migrationOf(pod *corev1.Pod, lost loss, epoch int64) (*v1alpha1.Migration, error) {
 	m := &v1alpha1.Migration{
-		ObjectMeta: metav1.ObjectMeta{Name: migrationName(pod.Name, epoch), Namespace: pod.Namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.MigrationName(pod.Name, epoch), Namespace: pod.Namespace},
 		Spec: v1alpha1.MigrationSpec{
-			Pod: identityOf(pod), SourceNode: lost.node, Epoch: epoch, FenceEpoch: lost.epoch, LostAt: lost.lostAt,
+			Pod: v1alpha1.IdentityOf(pod), SourceNode: lost.node, Epoch: epoch, FenceEpoch: lost.epoch, LostAt: lost.lostAt,
 			Strategy: v1alpha1.StrategyFailover, Reason: lost.reason,
 		},
 	}
@@ -277,13 +277,7 @@ func (d *Driver) nextEpoch(ctx context.Context, pod *corev1.Pod, known []v1alpha
 	if err := d.Client.Get(ctx, client.ObjectKeyFromObject(pod), checkpoint); client.IgnoreNotFound(err) != nil {
 		return 0, fmt.Errorf("read checkpoint %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	epoch := checkpoint.Status.Epoch
-	for _, m := range known {
-		if m.Spec.Pod.Name == pod.Name || m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID {
-			epoch = max(epoch, m.Spec.Epoch)
-		}
-	}
-	return epoch + 1, nil
+	return v1alpha1.NextEpoch(pod, checkpoint, known), nil
 }
 
 // lineage makes a Migration restore the checkpoint of the lost pod's predecessor

@@ -68,14 +68,6 @@ func wanted(pod *corev1.Pod, lostAt metav1.MicroTime) bool {
 	return asked.After(lostAt.Time)
 }
 
-func identityOf(pod *corev1.Pod) v1alpha1.PodIdentity {
-	id := v1alpha1.PodIdentity{Name: pod.Name, UID: pod.UID}
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		id.OwnerKind, id.OwnerName, id.OwnerUID = owner.Kind, owner.Name, owner.UID
-	}
-	return id
-}
-
 // lostPod is the UID of the pod that was lost with its node.
 func lostPod(m *v1alpha1.Migration) types.UID {
 	if uid := m.Annotations[annotationLostPod]; uid != "" {
@@ -195,15 +187,4 @@ func manifestOf(pod *corev1.Pod) (string, error) {
 		return "", fmt.Errorf("keep pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return string(data), nil
-}
-
-// migrationName is the name of a pod's Migration of one epoch. A long pod name
-// is cut: the API server refuses names of more than 253 characters.
-func migrationName(pod string, epoch int64) string {
-	suffix := fmt.Sprintf("-%d", epoch)
-	const longest = 253
-	if len(pod)+len(suffix) > longest {
-		pod = strings.TrimRight(pod[:longest-len(suffix)], "-.")
-	}
-	return pod + suffix
 }

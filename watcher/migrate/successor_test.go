@@ -2,8 +2,6 @@ package migrate
 
 import (
 	"encoding/json"
-	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -78,7 +76,7 @@ func pod(name, uid, ownerKind, owner string, created float64) corev1.Pod {
 func migration(uid string, lost corev1.Pod, created float64) v1alpha1.Migration {
 	return v1alpha1.Migration{
 		ObjectMeta: metav1.ObjectMeta{Name: lost.Name + "-1", Namespace: "shop", UID: types.UID(uid), CreationTimestamp: metav1.NewTime(at(created))},
-		Spec:       v1alpha1.MigrationSpec{Pod: identityOf(&lost), LostAt: micro(0), Strategy: v1alpha1.StrategyFailover},
+		Spec:       v1alpha1.MigrationSpec{Pod: v1alpha1.IdentityOf(&lost), LostAt: micro(0), Strategy: v1alpha1.StrategyFailover},
 	}
 }
 
@@ -196,22 +194,5 @@ func TestCovers(t *testing.T) {
 				t.Errorf("covers = %v", got)
 			}
 		})
-	}
-}
-
-func TestMigrationName(t *testing.T) {
-	long := strings.Repeat("a", 250) + ".-b"
-	for _, tc := range []struct {
-		pod   string
-		epoch int64
-		want  string
-	}{
-		{"cart-0", 1, "cart-0-1"},
-		{long, 12, strings.Repeat("a", 250) + "-12"},
-	} {
-		got := migrationName(tc.pod, tc.epoch)
-		if got != tc.want || len(got) > 253 {
-			t.Errorf("name = %s of %d characters, want %s", got, len(got), fmt.Sprint(tc.want))
-		}
 	}
 }

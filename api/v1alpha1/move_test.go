@@ -1,0 +1,60 @@
+package v1alpha1
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestMigrationName(t *testing.T) {
+	long := strings.Repeat("a", 250) + ".-b"
+	for _, tc := range []struct {
+		pod   string
+		epoch int64
+		want  string
+	}{
+		{"cart-0", 1, "cart-0-1"},
+		{long, 12, strings.Repeat("a", 250) + "-12"},
+	} {
+		got := MigrationName(tc.pod, tc.epoch)
+		if got != tc.want || len(got) > 253 {
+			t.Errorf("name = %s of %d characters, want %s", got, len(got), fmt.Sprint(tc.want))
+		}
+	}
+}
+
+func TestNewMove(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "cart-0", Namespace: "shop", UID: "u"}}
+	pod.Spec.NodeName = "n1"
+	known := []Migration{{}, {}}
+	known[0].Spec = MigrationSpec{Pod: PodIdentity{Name: "cart-0"}, Epoch: 3}
+	known[1].Spec, known[1].Status.Claim = MigrationSpec{Pod: PodIdentity{Name: "other"}, Epoch: 7}, &Claim{PodUID: "u"}
+	checkpoint := &Checkpoint{Status: CheckpointStatus{Epoch: 5}}
+	if got := NextEpoch(pod, checkpoint, known[:1]); got != 6 {
+		t.Errorf("epoch %d, want one more than the checkpoint's", got)
+	}
+	if got := NextEpoch(pod, nil, known); got != 8 {
+		t.Errorf("epoch %d, want one more than that of the Migration that the pod claimed", got)
+	}
+	for name, tc := range map[string]struct {
+		annotations map[string]string
+		move        Move
+		want        Strategy
+		deadline    int32
+	}{
+		"not protected": {nil, Move{}, StrategyReplace, 600},
+		"protected":     {map[string]string{AnnotationFailover: "true"}, Move{Deadline: time.Minute}, StrategyLive, 60},
+		"annotation":    {map[string]string{AnnotationFailover: "true", AnnotationStrategy: "warm"}, Move{}, StrategyWarm, 600},
+		"asked for":     {map[string]string{AnnotationFailover: "true", AnnotationStrategy: "warm"}, Move{Strategy: StrategyCold, Deadline: time.Millisecond}, StrategyCold, 1},
+	} {
+		pod.Annotations = tc.annotations
+		m := NewMove(pod, tc.move, 8, time.Now())
+		if m.Spec.Strategy != tc.want || m.Spec.DeadlineSeconds != tc.deadline || m.Name != "cart-0-8" || m.Spec.SourceNode != "n1" || m.Spec.Epoch != 8 {
+			t.Errorf("%s: %+v", name, m)
+		}
+	}
+}
