@@ -102,31 +102,39 @@ func (e *Engine) session(podUID string) (s *session, arena *track.Arena, release
 //
 // The error is a *NotCheckpointable where a container has to change first.
 func (e *Engine) Checkpoint(ctx context.Context, pod PodTarget, dir string, whole bool) (*Dump, error) {
+	dump, _, err := e.take(ctx, pod, dir, whole, false)
+	return dump, err
+}
+
+// take is Checkpoint; with hold the pod stays stopped after a success, and the Hold
+// is what keeps it so.
+func (e *Engine) take(ctx context.Context, pod PodTarget, dir string, whole, hold bool) (*Dump, *Hold, error) {
 	s, arena, release := e.session(pod.UID)
 	if whole {
 		s.reset()
 	}
 	var dump *Dump
+	var held *Hold
 	err := e.host.Run(func() error {
 		var err error
-		dump, err = e.checkpoint(ctx, pod, dir, s, arena)
+		dump, held, err = e.checkpoint(ctx, pod, dir, s, arena, hold)
 		return err
 	})
 	if err != nil {
 		release()
-		return nil, fmt.Errorf("checkpoint pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return nil, nil, fmt.Errorf("checkpoint pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	dump.session, dump.release = s, release
-	return dump, nil
+	return dump, held, nil
 }
 
-func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *session, arena *track.Arena) (_ *Dump, err error) {
+func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *session, arena *track.Arena, hold bool) (_ *Dump, held *Hold, err error) {
 	if len(pod.Containers) == 0 {
-		return nil, errors.New("it has no running container")
+		return nil, nil, errors.New("it has no running container")
 	}
 	report, err := look(pod)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dumpers, err := prepare(ctx, pod, dir)
 	defer func() {
@@ -135,34 +143,42 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		}
 	}()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	readings, err := e.readAhead(ctx, dumpers, s, arena)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	result := &Dump{TakenAt: time.Now(), Base: s.base, Preflight: report}
-	readings, err = pause(ctx, pod, dumpers, s, readings, arena, dir, result)
+	if hold {
+		held = &Hold{host: e.host}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, thaw(ctx, dumpers)) // whatever it was, the pod goes on
+			}
+		}()
+	}
+	readings, err = pause(ctx, pod, dumpers, s, readings, arena, dir, result, held)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers), rearmTimers(dumpers)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	result.take(readings)
 	for _, d := range dumpers {
 		part, err := d.measure(result.Memory)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		result.Containers = append(result.Containers, part)
 		result.Bytes += part.MemoryBytes
 	}
 	size, err := sizeOf(dir)
 	result.Bytes += size
-	return result, err
+	return result, held, err
 }
 
 // look finds out what is in the way of a checkpoint, before anything is stopped.
@@ -205,8 +221,9 @@ func (e *Engine) readAhead(ctx context.Context, dumpers []*dumper, s *session, a
 }
 
 // pause stops the pod, takes all that has to be of one moment, and lets the pod go
-// on. It returns the readings with those of processes that are new.
-func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, readings []*reading, arena *track.Arena, dir string, result *Dump) ([]*reading, error) {
+// on, or after a success leaves it to a Hold that is not nil. It returns the readings
+// with those of processes that are new.
+func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, readings []*reading, arena *track.Arena, dir string, result *Dump, held *Hold) ([]*reading, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, pauseLimit, errPause)
 	defer cancel()
 	begin := result.TakenAt
@@ -237,7 +254,11 @@ func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, re
 			return nil
 		})
 	}
-	err = errors.Join(err, thaw(ctx, dumpers))
+	if err == nil && held != nil {
+		err = held.take(ctx, dumpers)
+	} else {
+		err = errors.Join(err, thaw(ctx, dumpers))
+	}
 	lap(&result.Phases.Thaw)
 	result.Pause = time.Since(result.TakenAt)
 	return readings, err
