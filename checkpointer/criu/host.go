@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,4 +110,18 @@ func (h Host) output(ctx context.Context, name string, args ...string) (string, 
 		return nil
 	})
 	return stdout.String(), err
+}
+
+// Exec runs a program of the node until it or ctx ends, and writes what it prints to
+// output, which is used by one goroutine at a time.
+func (h Host) Exec(ctx context.Context, output io.Writer, name string, args ...string) error {
+	return h.Run(func() error {
+		path, err := program(name)
+		if err != nil {
+			return err
+		}
+		cmd := command(ctx, path, args...)
+		cmd.Stdout, cmd.Stderr = output, output
+		return cmd.Run()
+	})
 }
