@@ -174,7 +174,8 @@ type MigrationStatus struct {
 	// +listType=map
 	// +listMapKey=phase
 	Phases []PhaseTime `json:"phases,omitempty"`
-	// Held says why nothing is done at present, although the pod's node looks lost.
+	// Held says why nothing is done at present, although the pod's node looks lost, or
+	// although a planned move was asked for.
 	// +optional
 	Held *Held `json:"held,omitempty"`
 	// Checkpoint is the newest durable generation that the holders reported.
@@ -199,7 +200,7 @@ type MigrationStatus struct {
 	// passed over as damaged.
 	// +optional
 	Message string `json:"message,omitempty"`
-	// RTOSeconds is the time from LostAt to Ready.
+	// RTOSeconds is the time from LostAt to Ready; of a planned move it is the total time.
 	// +optional
 	RTOSeconds float64 `json:"rtoSeconds,omitempty"`
 	// RPOSeconds is the age, at LostAt, of the state that came back. It is
@@ -212,6 +213,13 @@ type MigrationStatus struct {
 	// RPO is RPOSeconds for people.
 	// +optional
 	RPO string `json:"rpo,omitempty"`
+	// DowntimeSeconds is how long a planned move kept the pod from answering: from the
+	// moment at which the source paused it to Ready. It is unset where nothing moved.
+	// +optional
+	DowntimeSeconds float64 `json:"downtimeSeconds,omitempty"`
+	// Downtime is DowntimeSeconds for people.
+	// +optional
+	Downtime string `json:"downtime,omitempty"`
 	// Conditions has one of type DisruptionTarget, written before the old pod is deleted.
 	// +optional
 	// +listType=map
@@ -219,9 +227,9 @@ type MigrationStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// HeldReason is why a node that looks lost is not acted upon.
+// HeldReason is why a node that looks lost is not acted upon, or a planned move has to wait.
 //
-// +kubebuilder:validation:Enum=StormGuard;APIUnreachable;Paused;RateLimited;CoolDown;TooFewPeers;FencerSilent
+// +kubebuilder:validation:Enum=StormGuard;APIUnreachable;Paused;RateLimited;CoolDown;TooFewPeers;FencerSilent;MoveLimit;SameOwner;DisruptionBudget
 type HeldReason string
 
 // The reasons for which a recovery is held.
@@ -233,9 +241,14 @@ const (
 	HeldCoolDown       HeldReason = "CoolDown"       // the node has just refuted a declaration
 	HeldTooFewPeers    HeldReason = "TooFewPeers"    // too few of the node's peers answer to be sure that it stopped
 	HeldFencerSilent   HeldReason = "FencerSilent"   // the node lives, but nothing on it stops its pods
+
+	// Of a planned move.
+	HeldMoveLimit HeldReason = "MoveLimit"        // as many pods move as may at a time
+	HeldSameOwner HeldReason = "SameOwner"        // another pod of the same owner is being moved
+	HeldBudget    HeldReason = "DisruptionBudget" // a PodDisruptionBudget does not allow it just now
 )
 
-// Held says why a recovery waits.
+// Held says why a recovery, or a planned move, waits.
 type Held struct {
 	Reason HeldReason `json:"reason"`
 	// Message says the same in a sentence, and what to do.

@@ -19,7 +19,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // the pod runs on there. Nobody may restore before StoppedAt is written.
 //
 // Replace and Application have Accepted, Created, Scheduled, Ready of the successor
-// while the old pod still runs, then Deleted.
+// while the old pod still runs, then Stopping, when the old pod is asked to end with its
+// grace period, and Deleted. Where the new pod cannot exist beside the old one, Replace
+// has Accepted, Stopping, Deleted, and then the successor's.
+//
+// A Migration that is being withdrawn has a Reason, and no Result yet: it comes when the
+// pod has its labels back and the successor that waited is deleted.
 const (
 	PhaseAccepted Phase = "Accepted"
 	PhasePrepared Phase = "Prepared"
@@ -31,6 +36,10 @@ const (
 // AnnotationCancel on a planned Migration asks for it to be given up. Its value says
 // why. After Stopping it comes too late, and is ignored.
 const AnnotationCancel = "lifeboat.dev/cancel"
+
+// AnnotationPodLabels on a planned Migration has the moved pod's labels as they were
+// before it was released, as JSON. They are noted before, and put back by a withdrawal.
+const AnnotationPodLabels = "lifeboat.dev/pod-labels"
 
 // Reasons of a planned move that was withdrawn or failed, in MigrationStatus.Reason.
 const (
@@ -88,6 +97,13 @@ type HookResult struct {
 
 // Planned says whether the Migration is a planned move.
 func (m *Migration) Planned() bool { return m.Spec.Strategy != StrategyFailover }
+
+// Released says whether the moved pod was, or is about to be, released by its owner, so
+// that its successor exists beside it.
+func (m *Migration) Released() bool { return m.Annotations[AnnotationPodLabels] != "" }
+
+// Withdrawing says whether a planned move is being given up.
+func (m *Migration) Withdrawing() bool { return m.Planned() && m.Open() && m.Status.Reason != "" }
 
 // SourceStopped says whether the old copy runs no more, and never will again: its
 // node is fenced or, of a planned move, its source has said so itself.
