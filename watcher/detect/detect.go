@@ -78,6 +78,9 @@ type Signal struct {
 	Reason v1alpha1.MigrationReason
 	// Message says what was seen, in words for an event.
 	Message string
+	// Notice is how long after the signal the node goes at the earliest; 0 where that
+	// is not known.
+	Notice time.Duration
 }
 
 // fact judges a sighting.

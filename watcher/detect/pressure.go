@@ -40,8 +40,8 @@ func (l *load) signals(now time.Time) []Signal {
 		share int
 	}{{l.memory, "memory", memoryPressure}, {l.io, "its disks", ioPressure}, {l.cpu, "a processor", cpuPressure}} {
 		if of.gauge.high(now) {
-			signals = append(signals, Signal{v1alpha1.MigrationNodePressure,
-				fmt.Sprintf("its tasks wait for %s in %d %% of the time or more", of.what, of.share)})
+			signals = append(signals, Signal{Reason: v1alpha1.MigrationNodePressure,
+				Message: fmt.Sprintf("its tasks wait for %s in %d %% of the time or more", of.what, of.share)})
 		}
 	}
 	return signals

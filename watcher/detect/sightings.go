@@ -119,7 +119,7 @@ func (s *Sightings) Fence(now time.Time, fence *v1alpha1.Fence, exists bool) {
 	n.load.take(now, fence.Status.Load)
 	n.fromStatus = nil
 	if fence.Status.ShuttingDown != nil {
-		n.fromStatus = []Signal{{v1alpha1.MigrationNodeShutdown, "its checkpointer says that it shuts down"}}
+		n.fromStatus = []Signal{{Reason: v1alpha1.MigrationNodeShutdown, Message: "its checkpointer says that it shuts down"}}
 	}
 }
 
@@ -140,7 +140,7 @@ func (s *Sightings) forget(now time.Time) {
 func (s *sighting) present(now time.Time) []Signal {
 	signals := slices.Concat(s.fromNode, s.fromStatus, s.load.signals(now))
 	if s.bootID != "" && s.permitted != "" && s.bootID != s.permitted {
-		signals = append(signals, Signal{v1alpha1.MigrationNodeRebooted, "its kubelet reports another boot than the one that may run pods"})
+		signals = append(signals, Signal{Reason: v1alpha1.MigrationNodeRebooted, Message: "its kubelet reports another boot than the one that may run pods"})
 	}
 	return byWeight(signals)
 }

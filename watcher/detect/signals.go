@@ -43,6 +43,19 @@ var taintReasons = map[string]v1alpha1.MigrationReason{
 	"aws-node-termination-handler/asg-lifecycle-termination": v1alpha1.MigrationNodeDrained,
 }
 
+// notices are how long ahead clouds say, by the taint's key, that they take an instance
+// back: what they promise at least.
+var notices = map[string]time.Duration{
+	"aws-node-termination-handler/spot-itn":       2 * time.Minute,
+	"cloud.google.com/impending-node-termination": 30 * time.Second,
+	azureDraining:            azureNotice,
+	azureUnschedulableNow:    azureNotice,
+	azureUnschedulableBefore: azureNotice,
+}
+
+// azureNotice is how long ahead Azure says so.
+const azureNotice = 30 * time.Second
+
 const (
 	azureDraining      = "cloudprovider.azure.microsoft.com/draining"
 	azureSpotEviction  = "spot-eviction"
@@ -56,8 +69,13 @@ const (
 	shuttingDown = "node is shutting down"
 )
 
-// azureUnschedulable are the taints of AKS's node auto-drain, now and before.
-var azureUnschedulable = []string{"remediator.kubernetes.azure.com/unschedulable", "remediator.aks.microsoft.com/unschedulable"}
+// The taints of AKS's node auto-drain, now and before.
+const (
+	azureUnschedulableNow    = "remediator.kubernetes.azure.com/unschedulable"
+	azureUnschedulableBefore = "remediator.aks.microsoft.com/unschedulable"
+)
+
+var azureUnschedulable = []string{azureUnschedulableNow, azureUnschedulableBefore}
 
 // taintReason is what a taint means, empty where it says nothing of the node's end.
 func taintReason(node *corev1.Node, taint corev1.Taint) v1alpha1.MigrationReason {
@@ -86,14 +104,18 @@ func outOfService(node *corev1.Node) bool {
 func signalsOf(node *corev1.Node) []Signal {
 	var signals []Signal
 	if node.Spec.Unschedulable {
-		signals = append(signals, Signal{v1alpha1.MigrationNodeDrained, "it is cordoned"})
+		signals = append(signals, Signal{Reason: v1alpha1.MigrationNodeDrained, Message: "it is cordoned"})
 	}
 	for _, taint := range node.Spec.Taints {
 		if taint.Key == corev1.TaintNodeUnschedulable && node.Spec.Unschedulable {
 			continue // Kubernetes sets it on a cordoned node
 		}
 		if reason := taintReason(node, taint); reason != "" {
-			signals = append(signals, Signal{reason, fmt.Sprintf("it is tainted %s", taint.ToString())})
+			signal := Signal{Reason: reason, Message: fmt.Sprintf("it is tainted %s", taint.ToString())}
+			if reason == v1alpha1.MigrationSpotInterruption {
+				signal.Notice = notices[taint.Key]
+			}
+			signals = append(signals, signal)
 		}
 	}
 	for _, condition := range node.Status.Conditions {
@@ -111,27 +133,28 @@ func conditionSignal(condition corev1.NodeCondition) (Signal, bool) {
 	case corev1.NodeReady:
 		switch {
 		case condition.Status == corev1.ConditionUnknown:
-			return Signal{v1alpha1.MigrationNodeLost, "Kubernetes reports its status as unknown"}, true
+			return Signal{Reason: v1alpha1.MigrationNodeLost, Message: "Kubernetes reports its status as unknown"}, true
 		case condition.Status == corev1.ConditionFalse && strings.Contains(condition.Message, shuttingDown):
-			return Signal{v1alpha1.MigrationNodeShutdown, "its kubelet says that it shuts down"}, true
+			return Signal{Reason: v1alpha1.MigrationNodeShutdown, Message: "its kubelet says that it shuts down"}, true
 		case condition.Status == corev1.ConditionFalse:
-			return Signal{v1alpha1.MigrationNodeLost, "its kubelet says that it is not ready"}, true
+			return Signal{Reason: v1alpha1.MigrationNodeLost, Message: "its kubelet says that it is not ready"}, true
 		}
 	case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
-		return Signal{v1alpha1.MigrationNodePressure, fmt.Sprintf("its kubelet reports %s", condition.Type)}, set
+		return Signal{Reason: v1alpha1.MigrationNodePressure, Message: fmt.Sprintf("its kubelet reports %s", condition.Type)}, set
 	case azureScheduled:
 		text := condition.Reason + " " + condition.Message
 		for _, of := range []struct {
 			event  string
 			reason v1alpha1.MigrationReason
+			notice time.Duration
 		}{
-			{"Preempt", v1alpha1.MigrationSpotInterruption},
-			{"Terminate", v1alpha1.MigrationNodeShutdown},
-			{"Redeploy", v1alpha1.MigrationNodeShutdown},
-			{"Reboot", v1alpha1.MigrationNodeShutdown},
+			{"Preempt", v1alpha1.MigrationSpotInterruption, azureNotice},
+			{"Terminate", v1alpha1.MigrationNodeShutdown, 0},
+			{"Redeploy", v1alpha1.MigrationNodeShutdown, 0},
+			{"Reboot", v1alpha1.MigrationNodeShutdown, 0},
 		} {
 			if strings.Contains(text, of.event) {
-				return Signal{of.reason, fmt.Sprintf("Azure has scheduled for it: %s", of.event)}, set
+				return Signal{Reason: of.reason, Message: fmt.Sprintf("Azure has scheduled for it: %s", of.event), Notice: of.notice}, set
 			}
 		}
 	}

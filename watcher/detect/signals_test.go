@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -78,5 +79,36 @@ func TestTaints(t *testing.T) {
 		if got := taintReason(&corev1.Node{}, corev1.Taint{Key: name, Value: value}); got != want {
 			t.Errorf("%s means %q, want %q", key, got, want)
 		}
+	}
+}
+
+// TestNotices: a cloud's promise goes with the signals that say that it takes a spot
+// instance back, and with no other.
+func TestNotices(t *testing.T) {
+	spot := map[string]string{azurePriorityLabel: azureSpot}
+	for name, tc := range map[string]struct {
+		taint  string
+		labels map[string]string
+		want   time.Duration
+	}{
+		"AWS takes it back":          {taint: "aws-node-termination-handler/spot-itn", want: 2 * time.Minute},
+		"AWS may take it back":       {taint: "aws-node-termination-handler/rebalance-recommendation"},
+		"GKE":                        {taint: "cloud.google.com/impending-node-termination", want: 30 * time.Second},
+		"AKS, a spot instance":       {taint: "remediator.aks.microsoft.com/unschedulable", labels: spot, want: 30 * time.Second},
+		"AKS, another instance":      {taint: "remediator.aks.microsoft.com/unschedulable"},
+		"it is drained for a repair": {taint: "aws-node-termination-handler/scheduled-maintenance"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := &corev1.Node{}
+			node.Labels, node.Spec.Taints = tc.labels, []corev1.Taint{{Key: tc.taint}}
+			signals := signalsOf(node)
+			if len(signals) != 1 || signals[0].Notice != tc.want {
+				t.Errorf("signals %+v, want one with a notice of %s", signals, tc.want)
+			}
+		})
+	}
+	preempt, set := conditionSignal(corev1.NodeCondition{Type: azureScheduled, Status: corev1.ConditionTrue, Reason: "PreemptScheduled"})
+	if !set || preempt.Notice != 30*time.Second {
+		t.Errorf("Azure's event gives %+v, want a notice of 30s", preempt)
 	}
 }
