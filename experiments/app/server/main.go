@@ -35,10 +35,15 @@ func run(ctx context.Context, args []string) error {
 	application := flags.String("application", "cart", "cart or stateless")
 	kind := flags.String("content", string(content.Random), "what the memory holds: random, text or zeros")
 	size := flags.Int64("bytes", 64<<20, "how much memory is held")
+	wait := flags.Bool("wait", false, "do nothing, and keep the pod's place")
 	rewrite := flags.Int("rewrite", 0, "percent of it that are rewritten a second")
 	listen := flags.String("listen", ":8080", "address to listen on")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *wait {
+		<-ctx.Done()
+		return nil
 	}
 	parsed, err := content.Parse(*kind)
 	if err != nil {
