@@ -18,11 +18,11 @@ import (
 
 const (
 	// answerTime is how long the checkpointer may take to say how to create a
-	// container: it may have to fetch a checkpoint first. kubelet gives up after
-	// two minutes.
-	answerTime = 90 * time.Second
-	// absentTime is how long a checkpointer that does not answer is waited for;
-	// it may just be starting anew.
+	// container: it may have to fetch a checkpoint first, or to wait until the pod that
+	// the container's takes the place of is stopped. kubelet gives up after two minutes.
+	answerTime = 110 * time.Second
+	// absentTime is how long a checkpointer that does not answer is waited for, from
+	// when it was last there: it may just be starting anew.
 	absentTime = 5 * time.Second
 	// askEvery is how long to wait before such a checkpointer is asked again.
 	askEvery = 100 * time.Millisecond
@@ -124,9 +124,9 @@ func (r *Runtime) confirmed(registration client.Registration, log logger) bool {
 func (r *Runtime) ask(req client.CreateRequest) (*client.CreateResponse, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
-	absent, cancel := context.WithTimeout(ctx, absentTime)
-	defer cancel()
+	absent := time.Now().Add(absentTime)
 	for {
+		asked := time.Now()
 		resp, err := client.Do(ctx, r.Socket, client.Request{Create: &req})
 		if err == nil && resp.Create == nil {
 			err = errors.New("the checkpointer's answer is empty")
@@ -134,12 +134,16 @@ func (r *Runtime) ask(req client.CreateRequest) (*client.CreateResponse, error) 
 		if err == nil {
 			return resp.Create, nil
 		}
-		if !isAbsent(err) || absent.Err() != nil {
+		if ended := time.Now(); ended.Sub(asked) > askEvery {
+			absent = ended.Add(absentTime) // it has been there, and went away while it was waited for
+		}
+		if !isAbsent(err) || time.Now().After(absent) {
 			return nil, err
 		}
 		select {
 		case <-time.After(askEvery):
-		case <-absent.Done():
+		case <-ctx.Done():
+			return nil, err
 		}
 	}
 }

@@ -24,10 +24,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,6 +39,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/bucket"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/hooks"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/pages/keeper"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
@@ -86,6 +89,11 @@ type Agent struct {
 	confirmed *confirmations
 	facts     v1alpha1.NodeFacts
 	history   *history
+	// stops are the pods of this node that are stopped for good.
+	stops *stops
+	hooks hooks.Caller
+	// changes tells that a Migration has changed.
+	changes changes
 
 	// dumping is held while a pod is paused: one pod of a node at a time.
 	dumping sync.Mutex
@@ -95,6 +103,7 @@ type Agent struct {
 	pods      map[string]*podState // by pod UID
 	movedPods map[string]bool      // by UID: on the node still, and not checkpointed any more
 	restores  map[string]*restore  // by pod UID
+	moves     map[types.UID]*move  // planned moves that this node has a part in, by the Migration's UID
 }
 
 // Run runs the checkpointer until ctx ends. It returns an error when it cannot
@@ -107,8 +116,10 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		pods:      map[string]*podState{},
 		movedPods: map[string]bool{},
 		restores:  map[string]*restore{},
+		moves:     map[types.UID]*move{},
 		history:   newHistory(),
 	}
+	a.hooks = hooks.Caller{Host: a.host, Folder: filepath.Join(client.Folder, "hooks")}
 	clientset, err := kubernetes.NewForConfig(kube)
 	if err != nil {
 		return fmt.Errorf("make the API client: %w", err)
@@ -156,6 +167,9 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if a.confirmed, err = openConfirmations(client.ConfirmedPath); err != nil {
 		a.log.Warn("containers cannot start again while the API is down", "err", err)
 	}
+	if a.stops, err = openStops(filepath.Join(cfg.StoreDir, stopsFolder)); err != nil {
+		return err
+	}
 	kept := a.keptRestores()
 	if err := a.clearLeftovers(ctx, kept); err != nil {
 		return err
@@ -192,6 +206,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		return nil
 	})
 	group.Go(func() error { return a.runSchedule(ctx) })
+	group.Go(func() error { return a.runMoves(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
 	group.Go(func() error { return a.runScrub(ctx) })
 	a.log.Info("checkpointer runs", "store", cfg.StoreDir, "tracking", tracking)
@@ -218,7 +233,13 @@ func (a *Agent) connectAPI(kube *rest.Config, clientset kubernetes.Interface) er
 	}
 	// Informers start with the cache only when they have been asked for.
 	for _, kind := range []ctrlclient.Object{&corev1.Pod{}, &v1alpha1.Fence{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}} {
-		if _, err := a.cache.GetInformer(context.Background(), kind, cache.BlockUntilSynced(false)); err != nil {
+		informer, err := a.cache.GetInformer(context.Background(), kind, cache.BlockUntilSynced(false))
+		if _, isMigration := kind.(*v1alpha1.Migration); err == nil && isMigration {
+			_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+				AddFunc: func(any) { a.changes.tell() }, UpdateFunc: func(any, any) { a.changes.tell() }, DeleteFunc: func(any) { a.changes.tell() },
+			})
+		}
+		if err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
 	}
@@ -253,8 +274,8 @@ func (a *Agent) clearLeftovers(ctx context.Context, kept []keeper.Description) e
 }
 
 // thawLeftovers thaws containers that an earlier checkpointer of this boot
-// froze and did not live to thaw. The fencer freezes pods, not containers, so
-// nothing of its is undone.
+// froze and did not live to thaw, but for those that are to be killed. The fencer
+// freezes pods, not containers, so nothing of its is undone.
 func (a *Agent) thawLeftovers(ctx context.Context) error {
 	entries, err := os.ReadDir(client.ContainersFolder)
 	if err != nil {
@@ -272,6 +293,9 @@ func (a *Agent) thawLeftovers(ctx context.Context) error {
 		}
 		if err != nil {
 			a.log.Warn("registration of a container is unreadable", "file", entry.Name(), "err", err)
+			continue
+		}
+		if a.stops.committed(registered.PodUID) {
 			continue
 		}
 		paths = append(paths, registered.CgroupsPath)
@@ -374,6 +398,9 @@ func ended(ctx context.Context, part string, err error) error {
 	}
 	return fmt.Errorf("%s: %w", part, err)
 }
+
+// stopsFolder is beside the store's namespaces. It is no name of one.
+const stopsFolder = "_stops"
 
 // Folders on the node's tmpfs.
 var (

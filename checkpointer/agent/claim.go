@@ -12,9 +12,9 @@ import (
 )
 
 // claimed returns the open Migration that the container's pod has claimed for this
-// node, nil where there is none, and why the container must not be created now, or
-// "". The runtime's word alone is never enough, and no cache's: what the API says
-// now decides.
+// node and is to be restored by, nil where there is none, and why the container must
+// not be created now, or "". The runtime's word alone is never enough, and no cache's:
+// what the API says now decides. Where parks says so of the Migration, it is too early.
 func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Migration, refused string) {
 	var list, known v1alpha1.MigrationList
 	// A container of a pod that the API has said is ours may start again without an
@@ -35,8 +35,13 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Mi
 		return nil, why
 	}
 	m = findClaim(list.Items, c.PodUID, a.cfg.NodeName)
-	if m == nil {
-		return nil, ""
+	switch {
+	case m == nil:
+		return nil, withdrawn(list.Items, c.PodUID)
+	case m.Spec.Strategy == v1alpha1.StrategyApplication || m.Spec.Strategy == v1alpha1.StrategyReplace:
+		return nil, "" // the pod starts as any other
+	case parks(m):
+		return m, ""
 	}
 	source, err := a.sourceFence(ctx, m)
 	if err != nil {
@@ -75,16 +80,47 @@ func findClaim(migrations []v1alpha1.Migration, podUID, node string) *v1alpha1.M
 }
 
 // moving says why no container of a pod may be created on its node, or "": the node
-// was fenced with the pod on it, and the pod is being had elsewhere. That the API
-// still has the pod here shows only that its deletion is under way.
+// was fenced with the pod on it, or is to stop it for a planned move, and the pod is
+// being had elsewhere. That the API still has the pod here shows only that its deletion
+// is under way.
 func moving(migrations []v1alpha1.Migration, podUID string) string {
 	for i := range migrations {
 		m := &migrations[i]
-		if string(m.LostPod()) == podUID && m.Open() && m.Reached(v1alpha1.PhaseFenced) {
+		switch {
+		case string(m.LostPod()) != podUID || !m.Open():
+		case m.Reached(v1alpha1.PhaseFenced):
 			return fmt.Sprintf("migration %s moves its pod away: node %s was fenced", m.Name, m.Spec.SourceNode)
+		case m.Planned() && m.Reached(v1alpha1.PhaseStopping) && (m.Status.Source == nil || m.Status.Source.Error == ""):
+			return fmt.Sprintf("migration %s moves its pod away: it is stopped here for good", m.Name)
 		}
 	}
 	return ""
+}
+
+// withdrawn says why no container of a pod may be created that was to take the place
+// of another one, which runs on, or "". Whoever gave the move up deletes the pod.
+func withdrawn(migrations []v1alpha1.Migration, podUID string) string {
+	for i := range migrations {
+		m := &migrations[i]
+		claim, result := m.Status.Claim, m.Status.Result
+		if m.Planned() && claim != nil && string(claim.PodUID) == podUID && !m.SourceStopped() &&
+			(result == v1alpha1.ResultWithdrawn || result == v1alpha1.ResultFailed) {
+			return fmt.Sprintf("migration %s, by which its pod was to take the place of pod %s, was given up", m.Name, m.Spec.Pod.Name)
+		}
+	}
+	return ""
+}
+
+// parks says whether the claim's pod is to wait until its source has stopped: it was
+// made beside the old pod, which runs meanwhile.
+func parks(m *v1alpha1.Migration) bool {
+	return m.Spec.Strategy == v1alpha1.StrategyLive && !m.SourceStopped() && m.Reached(v1alpha1.PhaseAccepted)
+}
+
+// parked says whether the claim's pod has waited so.
+func parked(m *v1alpha1.Migration) bool {
+	claim, restore := m.Status.Claim, m.Status.Restore
+	return m.Spec.Strategy == v1alpha1.StrategyLive && claim != nil && restore != nil && restore.PodUID == claim.PodUID && restore.ParkedAt != nil
 }
 
 // mayNotRestore says why the checkpoint of a claimed Migration must not be restored
@@ -93,7 +129,7 @@ func moving(migrations []v1alpha1.Migration, podUID string) string {
 // processes to life looks again.
 func mayNotRestore(m *v1alpha1.Migration, all []v1alpha1.Migration, source *v1alpha1.Fence) string {
 	switch {
-	case !m.Reached(v1alpha1.PhaseFenced), !m.Reached(v1alpha1.PhaseDeleted):
+	case !m.SourceStopped(), !m.Reached(v1alpha1.PhaseDeleted) && !parked(m):
 		// Its old copy may still run.
 		return fmt.Sprintf("migration %s has got no further than %s: the old pod must be gone first", m.Name, m.Status.Phase)
 	case source != nil && source.Spec.Epoch < m.Spec.FenceEpoch:
@@ -104,7 +140,7 @@ func mayNotRestore(m *v1alpha1.Migration, all []v1alpha1.Migration, source *v1al
 		// A newer Migration of another pod of the same name is none of the same pod:
 		// a successor that was bound to the lost node too never ran, and left nothing.
 		newer := &all[i]
-		if newer.Spec.Pod.UID == m.Spec.Pod.UID && newer.Spec.Epoch > m.Spec.Epoch && newer.Reached(v1alpha1.PhaseFenced) {
+		if newer.Spec.Pod.UID == m.Spec.Pod.UID && newer.Spec.Epoch > m.Spec.Epoch && newer.SourceStopped() {
 			// What the pod did after this Migration has a later state.
 			return fmt.Sprintf("migration %s of the same pod is newer than %s", newer.Name, m.Name)
 		}
@@ -128,10 +164,15 @@ func consumed(m *v1alpha1.Migration, container string) bool {
 }
 
 // moved says whether a pod was moved away from wherever it ran: a Migration of it
-// has got as far as Deleted. What its old copy does then is no part of its history.
+// has got as far as Deleted. What its old copy does then is no part of its history. A
+// source that has stopped the pod itself adds nothing but its last generation, of which
+// copies are taken as long as the move is under way.
 func moved(migrations []v1alpha1.Migration, podUID string) bool {
 	for i := range migrations {
 		m := &migrations[i]
+		if m.Planned() && m.Open() && m.Status.Source != nil && m.Status.Source.StoppedAt != nil {
+			continue
+		}
 		if (string(m.LostPod()) == podUID || string(m.Spec.Pod.UID) == podUID) && m.Reached(v1alpha1.PhaseDeleted) {
 			return true
 		}

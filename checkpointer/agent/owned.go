@@ -155,12 +155,15 @@ type confirmations struct {
 
 	mu   sync.Mutex
 	pods map[string]int64 // epochs by pod UID
+	// withheld are pods, by UID, that are not confirmed whatever the API says of them:
+	// they are about to run elsewhere, or do yet.
+	withheld map[string]bool
 }
 
 // openConfirmations goes on with what an earlier agent of this boot noted. Its error
 // does not keep it from being usable.
 func openConfirmations(path string) (*confirmations, error) {
-	c := &confirmations{path: path, pods: map[string]int64{}}
+	c := &confirmations{path: path, pods: map[string]int64{}, withheld: map[string]bool{}}
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
@@ -185,17 +188,39 @@ func (c *confirmations) has(podUID string, epoch int64) bool {
 func (c *confirmations) add(podUID string, epoch int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if confirmed, ok := c.pods[podUID]; ok && confirmed == epoch {
+	if confirmed, ok := c.pods[podUID]; ok && confirmed == epoch || c.withheld[podUID] {
 		return nil
 	}
 	c.pods[podUID] = epoch
 	return c.save()
 }
 
+// withhold takes back that a pod is this node's, until allow: none of its containers
+// starts while the checkpointer or the API is not there to be asked. After an error one
+// may.
+func (c *confirmations) withhold(podUID string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.withheld[podUID] = true
+	if _, confirmed := c.pods[podUID]; !confirmed {
+		return nil
+	}
+	delete(c.pods, podUID)
+	return c.save()
+}
+
+// allow ends withhold. The API's next word about the pod counts.
+func (c *confirmations) allow(podUID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.withheld, podUID)
+}
+
 // keep forgets the pods that are not on the node any more.
 func (c *confirmations) keep(here func(podUID string) bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	maps.DeleteFunc(c.withheld, func(podUID string, _ bool) bool { return !here(podUID) })
 	before := len(c.pods)
 	maps.DeleteFunc(c.pods, func(podUID string, _ int64) bool { return !here(podUID) })
 	if len(c.pods) == before {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,9 +31,21 @@ type podState struct {
 	protection v1alpha1.Protection
 	// requested is the newest request for a generation, by the clock of who asked.
 	requested time.Time
-	// summary is used by the pod's turn alone, of which there is one at a time.
+	// turn is held by who takes a generation of the pod. What follows it is used by them alone.
+	turn    *turnLock
 	summary *summary
 }
+
+// turnLock is held while a generation of a pod is taken and copied.
+type turnLock struct {
+	sync.Mutex
+	// interrupt ends a turn of the schedule, so that a planned move need not wait;
+	// Agent.mu guards it. It is nil while there is none.
+	interrupt context.CancelCauseFunc
+}
+
+// errMoving ends a turn of the schedule when the pod is about to move.
+var errMoving = errors.New("the pod is about to move")
 
 // runSchedule checkpoints the node's protected pods, each at its interval.
 func (a *Agent) runSchedule(ctx context.Context) error {
@@ -90,7 +103,7 @@ func (a *Agent) refreshPods(ctx context.Context) error {
 		}
 		state, known := a.pods[uid]
 		if !known {
-			state = &podState{summary: a.knownSummary(ctx, pod)}
+			state = &podState{summary: a.knownSummary(ctx, pod), turn: &turnLock{}}
 			a.pods[uid] = state
 		}
 		state.pod, state.protection = pod, protection
@@ -117,11 +130,30 @@ func terminal(pod *corev1.Pod) bool {
 func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
+	ctx, interrupt := context.WithCancelCause(ctx)
+	defer interrupt(nil)
 	pod, outcome := state.pod, failed
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.schedule.done(pod.UID, started, time.Now(), outcome)
+	}()
+	if !state.turn.TryLock() {
+		outcome = tooEarly // a planned move takes its generations
+		return
+	}
+	defer state.turn.Unlock()
+	if a.stops.of(string(pod.UID)) != nil {
+		outcome = tooEarly
+		return
+	}
+	a.mu.Lock()
+	state.turn.interrupt = interrupt
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		state.turn.interrupt = nil
 	}()
 
 	log := a.log.With("pod", pod.Namespace+"/"+pod.Name)
@@ -139,6 +171,8 @@ func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 	}
 	sealed, holders, pause, err := a.checkpoint(ctx, state)
 	switch {
+	case err != nil && errors.Is(context.Cause(ctx), errMoving):
+		outcome = tooEarly
 	case errors.Is(err, transfer.ErrMoved):
 		a.stopCheckpoints(pod, err.Error())
 	case errors.Is(err, errNotRunning):
@@ -222,34 +256,53 @@ func (e *tooFewHolders) Unwrap() error { return e.err }
 // checkpoint takes one generation of a pod: dump into staging with the pod
 // paused, then seal and copy with the pod running.
 func (a *Agent) checkpoint(ctx context.Context, state podState) (store.Generation, []string, time.Duration, error) {
-	var none store.Generation
-	pod, previous := state.pod, state.summary.status
-	key := store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}
-	number, err := a.nextGeneration(key, previous.Generation)
+	sealed, pause, err := a.takeNext(ctx, state)
 	if err != nil {
-		return none, nil, 0, err
+		return store.Generation{}, nil, 0, err
+	}
+	key := keyOf(state.pod)
+	holders, _, err := a.replicate(ctx, key, sealed.Number, state.protection.Replicas, state.summary.status.Holders)
+	if err != nil {
+		return store.Generation{}, nil, 0, err
+	}
+	if a.bucket != nil {
+		a.bucket.follow(context.WithoutCancel(ctx), key, sealed.Number, a.cfg.Retain)
+	}
+	return sealed, append([]string{a.cfg.NodeName}, holders...), pause, nil
+}
+
+// keyOf is what a pod's generations are kept under.
+func keyOf(pod *corev1.Pod) store.Key {
+	return store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}
+}
+
+// takeNext takes a pod's next generation and seals it in the node's own store.
+func (a *Agent) takeNext(ctx context.Context, state podState) (store.Generation, time.Duration, error) {
+	g, dir, err := a.begin(ctx, state)
+	if err != nil {
+		return g, 0, err
+	}
+	defer os.RemoveAll(filepath.Dir(dir))
+	return a.takeAndSeal(ctx, state, dir, g)
+}
+
+// begin numbers a pod's next generation, and makes the folder that it is dumped into,
+// whose parent the caller removes.
+func (a *Agent) begin(ctx context.Context, state podState) (g store.Generation, dir string, err error) {
+	pod := state.pod
+	number, err := a.nextGeneration(keyOf(pod), state.summary.status.Generation)
+	if err != nil {
+		return g, "", err
 	}
 	epoch, err := a.epoch(ctx, pod)
 	if err != nil {
-		return none, nil, 0, err
+		return g, "", err
 	}
-	dir := filepath.Join(stagingFolder, string(pod.UID), strconv.FormatInt(number, 10))
-	defer os.RemoveAll(filepath.Dir(dir))
+	dir = filepath.Join(stagingFolder, string(pod.UID), strconv.FormatInt(number, 10))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return none, nil, 0, fmt.Errorf("make the staging folder: %w", err)
+		return g, "", fmt.Errorf("make the staging folder: %w", err)
 	}
-	sealed, pause, err := a.takeAndSeal(ctx, state, dir, store.Generation{Number: number, Epoch: epoch, PodName: pod.Name})
-	if err != nil {
-		return none, nil, 0, err
-	}
-	holders, err := a.replicate(ctx, key, number, state.protection.Replicas, previous.Holders)
-	if err != nil {
-		return none, nil, 0, err
-	}
-	if a.bucket != nil {
-		a.bucket.follow(context.WithoutCancel(ctx), key, number, a.cfg.Retain)
-	}
-	return sealed, append([]string{a.cfg.NodeName}, holders...), pause, nil
+	return store.Generation{Number: number, Epoch: epoch, PodName: pod.Name}, dir, nil
 }
 
 // takeAndSeal takes a checkpoint and stores it. Where the store does not have the
@@ -273,6 +326,12 @@ func (a *Agent) takeAndSealOnce(ctx context.Context, state podState, dir string,
 	if err != nil {
 		return g, 0, err
 	}
+	sealed, err := a.seal(ctx, pod, dump, dir, g)
+	return sealed, dump.Pause, err
+}
+
+// seal stores a dump as a generation, and closes it.
+func (a *Agent) seal(ctx context.Context, pod *corev1.Pod, dump *criu.Dump, dir string, g store.Generation) (store.Generation, error) {
 	defer dump.Close()
 	g.TakenAt, g.Base = dump.TakenAt, dump.Base
 	for _, c := range dump.Containers {
@@ -281,13 +340,13 @@ func (a *Agent) takeAndSealOnce(ctx context.Context, state podState, dir string,
 	a.mu.Lock()
 	g.Facts = a.facts
 	a.mu.Unlock()
-	sealed, err := a.store.Seal(ctx, store.Key{Namespace: pod.Namespace, PodUID: string(pod.UID)}, g, dir, dump.Memory)
+	sealed, err := a.store.Seal(ctx, keyOf(pod), g, dir, dump.Memory)
 	if err != nil {
-		return g, 0, fmt.Errorf("seal generation %d: %w", g.Number, err)
+		return g, fmt.Errorf("seal generation %d: %w", g.Number, err)
 	}
 	dump.Sealed(sealed.Number)
 	a.metrics.dumped(pod, dump)
-	return sealed, dump.Pause, nil
+	return sealed, nil
 }
 
 // dump pauses the pod, writes its state into dir, and reads what is new of its memory.
@@ -311,22 +370,22 @@ func (a *Agent) nextGeneration(key store.Key, reported int64) (int64, error) {
 	return max(next, reported+1), nil
 }
 
-// replicate copies a generation to as many other nodes as asked for. It returns
-// tooFewHolders when it cannot.
-func (a *Agent) replicate(ctx context.Context, key store.Key, number int64, replicas int, previous []string) ([]string, error) {
+// replicate copies a generation to as many other nodes as asked for, and returns which
+// and how many bytes were sent. It returns tooFewHolders when it cannot.
+func (a *Agent) replicate(ctx context.Context, key store.Key, number int64, replicas int, previous []string) (holders []string, sent int64, err error) {
 	var fences v1alpha1.FenceList
 	if err := a.cache.List(ctx, &fences); err != nil {
-		return nil, fmt.Errorf("list fences: %w", err)
+		return nil, 0, fmt.Errorf("list fences: %w", err)
 	}
-	var holders []string
 	var last error
 	for _, h := range chooseHolders(a.cfg.NodeName, key.PodUID, previous, fences.Items) {
 		if len(holders) == replicas {
 			break
 		}
-		_, err := a.peers.Holder(h.node, h.address).Replicate(ctx, key, number)
+		bytes, err := a.peers.Holder(h.node, h.address).Replicate(ctx, key, number)
+		sent += bytes
 		if errors.Is(err, transfer.ErrMoved) {
-			return holders, err // others would say the same, or not know it yet
+			return holders, sent, err // others would say the same, or not know it yet
 		}
 		if err != nil {
 			last = fmt.Errorf("copy generation %d to node %s: %w", number, h.node, err)
@@ -335,9 +394,9 @@ func (a *Agent) replicate(ctx context.Context, key store.Key, number int64, repl
 		holders = append(holders, h.node)
 	}
 	if len(holders) < replicas {
-		return holders, &tooFewHolders{want: replicas, have: len(holders), err: last}
+		return holders, sent, &tooFewHolders{want: replicas, have: len(holders), err: last}
 	}
-	return holders, nil
+	return holders, sent, nil
 }
 
 // epoch is the epoch that a pod runs in: that of the Migration that it claimed, or 0.

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -29,6 +30,8 @@ const (
 	// prepareTimeout bounds bringing a generation into place. The kubelet gives
 	// the runtime's create two minutes.
 	prepareTimeout = 80 * time.Second
+	// answerTime is how long the runtime waits for an answer, but for a moment.
+	answerTime = 105 * time.Second
 )
 
 // restore is the restore of one pod on this node: one generation for all of its
@@ -51,6 +54,8 @@ type restore struct {
 	expected int
 	// filling are the containers whose memory is being filled in.
 	filling map[string]*filling
+	// answerBy is when the runtime must have its answer, where that is sooner than usual.
+	answerBy time.Time
 }
 
 // restoring says whether a pod's restore needs generations of the pod with the
@@ -77,7 +82,9 @@ func (a *Agent) draining(podUID string) bool {
 
 // create answers how a container is to be created. Every failure is an answer
 // too: the container starts anew, with the reason.
-func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.CreateResponse {
+// gone is closed when nobody waits for the answer any more.
+func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-chan struct{}) client.CreateResponse {
+	began := time.Now()
 	log := a.log.With("pod", req.Namespace+"/"+req.PodName, "container", req.Name)
 	refuse := func(why string) client.CreateResponse {
 		log.Warn("container is refused", "reason", why)
@@ -86,6 +93,12 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 	}
 	if why := a.awaitPermission(ctx, req.Epoch); why != "" {
 		return refuse(why)
+	}
+	if a.stops.committed(req.PodUID) {
+		return refuse("its pod was stopped here for good, and goes on elsewhere")
+	}
+	if err := a.withholdParked(ctx, req.Container); err != nil {
+		return refuse(err.Error())
 	}
 	pod, why := a.owned(ctx, req.Container, req.Epoch)
 	if why != "" {
@@ -106,6 +119,22 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 		return client.CreateResponse{}
 	}
 	r := a.restoreOf(req.PodUID, m, len(lasting))
+	if parks(m) {
+		if pod == nil {
+			return refuse("the API does not say whether its pod is to wait")
+		}
+		if m, why = a.park(ctx, r, m, pod, req.Container, gone); why == "" {
+			why = a.awaitPermission(ctx, req.Epoch) // it may have run out meanwhile
+		}
+		if why != "" {
+			return refuse(why)
+		}
+		a.confirmed.allow(req.PodUID)
+		r.unpark(m, began.Add(answerTime))
+		a.mu.Lock()
+		a.restores[req.PodUID] = r // it may have expired while it waited
+		a.mu.Unlock()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asked[req.Name] || consumed(m, req.Name) {
@@ -113,7 +142,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest) client.Cre
 	}
 	r.asked[req.Name] = true
 	if !r.prepared {
-		a.prepare(ctx, r, req)
+		a.prepare(ctx, r, req, pod)
 		r.prepared = true
 	}
 	if r.failure == nil {
@@ -157,9 +186,10 @@ func (a *Agent) restoreOf(podUID string, m *v1alpha1.Migration, expected int) *r
 }
 
 // prepare brings the newest generation that is whole into place. Those that are
-// damaged are passed over, and named.
-func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateRequest) {
-	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+// damaged are passed over, and named. Pod is the one that is restored, nil where the API
+// has not said.
+func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateRequest, pod *corev1.Pod) {
+	ctx, cancel := context.WithTimeout(ctx, r.prepareTime(time.Now()))
 	defer cancel()
 	started := r.status.DeepCopy()
 	reported := make(chan struct{})
@@ -169,30 +199,44 @@ func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateReques
 	}()
 	defer func() { <-reported }()
 
-	candidates := a.candidates(ctx, r.key)
-	if len(candidates) == 0 {
-		r.failure = &refusal{v1alpha1.ReasonNoCheckpoint, "no node that is alive holds a generation of the pod"}
-		return
-	}
 	dir := filepath.Join(restoreFolder, req.PodUID)
 	var newest error
-	for _, c := range candidates {
-		if why, spoiled := r.spoiled[c.generation.Number]; spoiled {
-			newest = cmp.Or(newest, errors.New(why))
-			continue
+	tried, damaged := map[int64]bool{}, map[int64]bool{}
+	for _, search := range a.searches(r, pod) {
+		if damaged[search.again] {
+			continue // it will not get better
 		}
-		opened, err := a.open(ctx, r.key, c, dir)
-		if err == nil {
-			takenAt := metav1.NewMicroTime(opened.generation().TakenAt)
-			r.dir, r.opened = dir, opened
-			r.status.Generation, r.status.TakenAt = c.generation.Number, &takenAt
-			return
+		for _, c := range search.find(ctx) {
+			if why, spoiled := r.spoiled[c.generation.Number]; spoiled {
+				newest, tried[c.generation.Number], damaged[c.generation.Number] = cmp.Or(newest, errors.New(why)), true, true
+				continue
+			}
+			opened, err := a.open(ctx, r.key, c, dir)
+			if err == nil {
+				takenAt := metav1.NewMicroTime(opened.generation().TakenAt)
+				r.dir, r.opened = dir, opened
+				r.status.Generation, r.status.TakenAt = c.generation.Number, &takenAt
+				return
+			}
+			newest = cmp.Or(newest, err)
+			var damage *store.Damaged
+			damaged[c.generation.Number] = errors.As(err, &damage)
+			a.log.Warn("generation passed over", "pod", req.Namespace+"/"+req.PodName, "generation", c.generation.Number, "err", err)
+			if tried[c.generation.Number] {
+				continue
+			}
+			tried[c.generation.Number] = true
+			r.status.Skipped = append(r.status.Skipped, v1alpha1.SkippedGeneration{Generation: c.generation.Number, Reason: err.Error()})
 		}
-		newest = cmp.Or(newest, err)
-		a.log.Warn("generation passed over", "pod", req.Namespace+"/"+req.PodName, "generation", c.generation.Number, "err", err)
-		r.status.Skipped = append(r.status.Skipped, v1alpha1.SkippedGeneration{Generation: c.generation.Number, Reason: err.Error()})
 	}
-	r.failure = &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("none of the %d held generations could be used; the newest: %v", len(candidates), newest)}
+	switch {
+	case pod != nil && keepsVolumes(pod) && !r.migration.Planned():
+		r.failure = &refusal{v1alpha1.ReasonWritableVolumes, "the pod has a volume that is writable and outlives it: older memory must not meet newer files"}
+	case len(tried) == 0:
+		r.failure = &refusal{v1alpha1.ReasonNoCheckpoint, "no node that is alive holds a generation of the pod"}
+	default:
+		r.failure = &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("none of the %d held generations could be used; the newest: %v", len(tried), newest)}
+	}
 }
 
 // specChanged says why a container cannot take the place of the checkpointed
@@ -300,19 +344,26 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 		}
 	}
 	a.metrics.restores.WithLabelValues(req.Namespace, string(entry.Result), entry.Reason).Inc()
-	a.finish(ctx, req.PodUID, r, entry)
+	if a.finish(ctx, req.PodUID, r, entry) {
+		if pod := a.podHere(ctx, req.Namespace, req.PodName, types.UID(req.PodUID)); pod != nil {
+			go a.postRestore(context.WithoutCancel(ctx), r, pod)
+		}
+	}
 	if filling := r.filling[req.Name]; filling != nil {
 		go a.await(context.WithoutCancel(ctx), r, filling)
 	}
 }
 
-// finish records how one container's restore ended. r.mu is held.
-func (a *Agent) finish(ctx context.Context, podUID string, r *restore, entry v1alpha1.ContainerRestore) {
+// finish records how one container's restore ended, and returns whether that was the
+// last one and all have come back. r.mu is held.
+func (a *Agent) finish(ctx context.Context, podUID string, r *restore, entry v1alpha1.ContainerRestore) (complete bool) {
 	r.status.Containers = append(r.status.Containers, entry)
+	complete = r.complete()
 	a.reportRestore(ctx, r.migration, *r.status.DeepCopy())
 	if len(r.filling) == 0 {
 		a.forget(podUID, r)
 	}
+	return complete
 }
 
 // forget ends a pod's restore: its images are no longer needed. r.mu is held.

@@ -46,7 +46,7 @@ func (a *Agent) answer(ctx context.Context, conn net.Conn) {
 	var resp client.Response
 	switch {
 	case req.Create != nil:
-		created := a.create(ctx, *req.Create)
+		created := a.create(ctx, *req.Create, closed(conn))
 		resp.Create = &created
 	case req.Report != nil:
 		a.reported(ctx, *req.Report)
@@ -56,4 +56,15 @@ func (a *Agent) answer(ctx context.Context, conn net.Conn) {
 	if err := json.NewEncoder(conn).Encode(resp); err != nil {
 		a.log.Warn("answer to the runtime was not taken", "err", err)
 	}
+}
+
+// closed returns what is closed when the other end of a connection, on which nothing
+// more is to come, is gone, or this end was closed.
+func closed(conn net.Conn) <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = conn.Read(make([]byte, 1))
+	}()
+	return gone
 }

@@ -142,7 +142,10 @@ func (a *Agent) open(ctx context.Context, key store.Key, c candidate, dir string
 		reader, err := o.turn(ctx, o.reader)
 		if reader == nil {
 			o.close()
-			return nil, errors.Join(append(errs, err)...)
+			if errs = append(errs, err); errors.Join(errs...) == nil {
+				errs = append(errs, errors.New("none of its holders gives it"))
+			}
+			return nil, errors.Join(errs...)
 		}
 		if err = reader.Materialize(ctx, dir); err == nil {
 			return o, nil
