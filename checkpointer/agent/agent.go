@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,7 +39,6 @@ import (
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/criu"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/hooks"
-	"github.com/lifeboat-dev/lifeboat/checkpointer/pages/keeper"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/track"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
@@ -92,6 +90,8 @@ type Agent struct {
 	// stops are the pods of this node that are stopped for good.
 	stops *stops
 	hooks hooks.Caller
+	// copies bounds how fast copies are sent; nil for no bound.
+	copies *transfer.Limiter
 	// changes tells that a Migration has changed.
 	changes changes
 
@@ -156,6 +156,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if err != nil {
 		return fmt.Errorf("bound the rate of copies: %w", err)
 	}
+	a.copies = limiter
 	a.peers = transfer.NewClient(a.store, clientTLS, transfer.WithLimiter(limiter))
 	defer a.peers.Close()
 	if cfg.Bucket != nil {
@@ -190,7 +191,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 		return fmt.Errorf("make the peer certificate: %w", err)
 	}
 	peerServer := grpc.NewServer(append(transfer.ServerOptions(), grpc.Creds(credentials.NewTLS(serverTLS)))...)
-	peerv1.RegisterPeerServer(peerServer, transfer.NewServer(a.store, transfer.RefuseMoved(a.isMoved)))
+	peerv1.RegisterPeerServer(peerServer, transfer.NewServer(a.store, transfer.RefuseMoved(a.isMoved), transfer.WithExport(a.export)))
 	group.Go(func() error { return serveGRPC(ctx, peerServer, cfg.PeerPort) })
 	group.Go(func() error { return a.serveRuntime(ctx, client.SocketPath) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
@@ -250,57 +251,6 @@ func (a *Agent) connectAPI(kube *rest.Config, clientset kubernetes.Interface) er
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
 	a.recorder = broadcaster.NewRecorder(scheme, corev1.EventSource{Component: "lifeboat-checkpointer", Host: a.cfg.NodeName})
 	return nil
-}
-
-// clearLeftovers removes what an earlier checkpointer of this boot left in
-// staging and of its restores.
-func (a *Agent) clearLeftovers(ctx context.Context, kept []keeper.Description) error {
-	ids := map[string]bool{}
-	for _, k := range kept {
-		ids[k.ID] = true
-	}
-	a.killUndrained(ctx, ids)
-	for _, dir := range []string{stagingFolder, restoreFolder} {
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("clear %s: %w", dir, err)
-		}
-	}
-	for _, dir := range []string{stagingFolder, restoreFolder, client.ContainersFolder} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make %s: %w", dir, err)
-		}
-	}
-	return nil
-}
-
-// thawLeftovers thaws containers that an earlier checkpointer of this boot
-// froze and did not live to thaw, but for those that are to be killed. The fencer
-// freezes pods, not containers, so nothing of its is undone.
-func (a *Agent) thawLeftovers(ctx context.Context) error {
-	entries, err := os.ReadDir(client.ContainersFolder)
-	if err != nil {
-		return fmt.Errorf("list the node's protected containers: %w", err)
-	}
-	var paths []string
-	for _, entry := range entries {
-		raw, err := os.ReadFile(filepath.Join(client.ContainersFolder, entry.Name()))
-		if errors.Is(err, os.ErrNotExist) {
-			continue // deleted meanwhile
-		}
-		var registered client.Registration
-		if err == nil {
-			err = json.Unmarshal(raw, &registered)
-		}
-		if err != nil {
-			a.log.Warn("registration of a container is unreadable", "file", entry.Name(), "err", err)
-			continue
-		}
-		if a.stops.committed(registered.PodUID) {
-			continue
-		}
-		paths = append(paths, registered.CgroupsPath)
-	}
-	return a.engine.ThawAll(ctx, paths)
 }
 
 // seeds are the member addresses of all nodes with a fence.

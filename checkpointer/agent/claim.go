@@ -114,7 +114,8 @@ func withdrawn(migrations []v1alpha1.Migration, podUID string) string {
 // parks says whether the claim's pod is to wait until its source has stopped: it was
 // made beside the old pod, which runs meanwhile.
 func parks(m *v1alpha1.Migration) bool {
-	return m.Spec.Strategy == v1alpha1.StrategyLive && !m.SourceStopped() && m.Reached(v1alpha1.PhaseAccepted)
+	return m.Spec.Strategy == v1alpha1.StrategyLive && m.Released() && m.Reached(v1alpha1.PhaseAccepted) &&
+		!m.SourceStopped() && m.Status.Reason == ""
 }
 
 // parked says whether the claim's pod has waited so.
@@ -129,7 +130,7 @@ func parked(m *v1alpha1.Migration) bool {
 // processes to life looks again.
 func mayNotRestore(m *v1alpha1.Migration, all []v1alpha1.Migration, source *v1alpha1.Fence) string {
 	switch {
-	case !m.SourceStopped(), !m.Reached(v1alpha1.PhaseDeleted) && !parked(m):
+	case !m.SourceStopped(), !m.Reached(v1alpha1.PhaseDeleted) && !m.Released():
 		// Its old copy may still run.
 		return fmt.Sprintf("migration %s has got no further than %s: the old pod must be gone first", m.Name, m.Status.Phase)
 	case source != nil && source.Spec.Epoch < m.Spec.FenceEpoch:

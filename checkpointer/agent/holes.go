@@ -159,18 +159,21 @@ func (a *Agent) expireRestores() {
 // logged: the restore itself does not depend on it, and the next report has
 // everything again.
 func (a *Agent) reportRestore(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.RestoreStatus) {
+	if err := a.patchRestore(ctx, m, status); err != nil {
+		a.log.Error("report the restore", "migration", m.Namespace+"/"+m.Name, "err", err)
+	}
+}
+
+func (a *Agent) patchRestore(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.RestoreStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	patch, err := restorePatch(status)
 	if err != nil {
-		a.log.Error("report the restore", "err", err)
-		return
+		return err
 	}
 	target := &v1alpha1.Migration{}
 	target.Namespace, target.Name = m.Namespace, m.Name
-	if err := a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer")); err != nil {
-		a.log.Error("report the restore", "migration", m.Namespace+"/"+m.Name, "err", err)
-	}
+	return a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer"))
 }
 
 // restorePatch writes all of a restore's status: what it does not have any more

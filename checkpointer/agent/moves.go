@@ -21,9 +21,6 @@ type move struct {
 	// told is set once the node's part is over and has been told: what the cache says of
 	// the Migration may be older.
 	told bool
-	// quiet is whether the old pod's pre-checkpoint hook was called for an export, and
-	// its post-restore hook not yet.
-	quiet bool
 }
 
 // part is what a node has to do next for a planned move.
@@ -36,6 +33,7 @@ const (
 	partStop    // stop the pod for good
 	partGiveUp  // an earlier checkpointer ended before the pod was killed: tell that it runs
 	partKill    // an earlier one ended in the kill: end what is left, and tell
+	partResume  // the application's old pod stays: let it go on
 	// As the target.
 	partImport // bring the application's state over
 )
@@ -45,11 +43,14 @@ const (
 func partOf(m *v1alpha1.Migration, node string, note *stopNote) part {
 	source, claim := m.Status.Source, m.Status.Claim
 	switch {
+	case m.Spec.SourceNode == node && isQuiet(m):
+		return partResume
 	case !m.Planned() || !m.Open():
 		return partNone
 	case m.Spec.Strategy == v1alpha1.StrategyApplication:
 		imported := m.Status.Restore != nil && len(m.Status.Restore.Hooks) > 0
-		if m.Reached(v1alpha1.PhaseAccepted) && claim != nil && claim.NodeName == node && !imported && !m.Reached(v1alpha1.PhaseDeleted) {
+		if m.Reached(v1alpha1.PhaseReady) && claim != nil && claim.NodeName == node && !imported &&
+			!m.Reached(v1alpha1.PhaseStopping) && !m.Reached(v1alpha1.PhaseDeleted) && m.Status.Reason == "" {
 			return partImport
 		}
 		return partNone
@@ -61,8 +62,8 @@ func partOf(m *v1alpha1.Migration, node string, note *stopNote) part {
 		return partKill
 	case note != nil:
 		return partGiveUp
-	case m.Reached(v1alpha1.PhaseFenced):
-		return partNone // the fencer has killed it, or does
+	case m.Reached(v1alpha1.PhaseFenced) || m.Status.Reason != "":
+		return partNone // the fencer has killed it, or does; or the move is being given up
 	case m.Reached(v1alpha1.PhaseStopping):
 		return partStop
 	case m.Spec.Strategy == v1alpha1.StrategyLive && m.Reached(v1alpha1.PhaseAccepted):
@@ -100,8 +101,7 @@ func (a *Agent) lookAtMoves(ctx context.Context) {
 		next := partOf(m, a.cfg.NodeName, a.noteOf(m))
 		a.mu.Lock()
 		known := a.moves[m.UID]
-		quiet := known != nil && known.quiet && !m.Open() && !m.Reached(v1alpha1.PhaseDeleted)
-		if next == partNone && !quiet || known != nil && (known.busy || known.told && !quiet) {
+		if next == partNone || known != nil && (known.busy || known.told) {
 			a.mu.Unlock()
 			continue
 		}
@@ -140,8 +140,9 @@ func (a *Agent) takePart(ctx context.Context, m *v1alpha1.Migration, next part) 
 		return a.stopForMove(ctx, m)
 	case partImport:
 		return a.importState(ctx, m)
+	case partResume:
+		return a.resumeOldPod(ctx, m)
 	case partNone:
-		a.resumeOldPod(ctx, m)
 	}
 	return false
 }

@@ -40,7 +40,7 @@ func (a *Agent) park(ctx context.Context, r *restore, m *v1alpha1.Migration, pod
 		changed := a.changes.wait()
 		current := a.cachedMigration(ctx, m)
 		switch {
-		case current == nil || !current.Open():
+		case current == nil || !current.Open(), current.Status.Reason != "" && !current.SourceStopped():
 			return nil, fmt.Sprintf("migration %s, by which its pod was to take the place of pod %s, was given up", m.Name, m.Spec.Pod.Name)
 		case current.Status.Source != nil && current.Status.Source.Error != "":
 			return nil, fmt.Sprintf("pod %s, whose place it was to take, runs on: %s", m.Spec.Pod.Name, current.Status.Source.Error)
@@ -76,8 +76,9 @@ func (a *Agent) park(ctx context.Context, r *restore, m *v1alpha1.Migration, pod
 func (r *restore) parks(m *v1alpha1.Migration) v1alpha1.RestoreStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if parked(m) {
+	if parked(m) { // perhaps with an earlier checkpointer
 		r.status.ParkedAt = m.Status.Restore.ParkedAt
+		r.status.Attempts = max(r.status.Attempts, m.Status.Restore.Attempts)
 	}
 	if r.status.ParkedAt == nil {
 		now := metav1.NewMicroTime(time.Now())
@@ -92,6 +93,18 @@ func (r *restore) unpark(m *v1alpha1.Migration, answerBy time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.migration, r.status.StartedAt, r.answerBy = m, metav1.NewMicroTime(time.Now()), answerBy
+}
+
+// refusedParked tells that a container which has waited was refused: kubelet makes
+// another one, and counts that as a restart.
+func (a *Agent) refusedParked(ctx context.Context, r *restore, m *v1alpha1.Migration) {
+	r.mu.Lock()
+	r.status.Attempts = max(r.status.Attempts, 1) + 1
+	status := *r.status.DeepCopy()
+	r.mu.Unlock()
+	if current := a.cachedMigration(ctx, m); current != nil && current.Open() {
+		a.reportRestore(ctx, m, status)
+	}
 }
 
 // withholdParked makes sure that a pod which waits, or was to, does not start by itself

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -123,10 +122,12 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 		if pod == nil {
 			return refuse("the API does not say whether its pod is to wait")
 		}
+		claim := m
 		if m, why = a.park(ctx, r, m, pod, req.Container, gone); why == "" {
 			why = a.awaitPermission(ctx, req.Epoch) // it may have run out meanwhile
 		}
 		if why != "" {
+			a.refusedParked(ctx, r, claim)
 			return refuse(why)
 		}
 		a.confirmed.allow(req.PodUID)
@@ -237,44 +238,6 @@ func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateReques
 	default:
 		r.failure = &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("none of the %d held generations could be used; the newest: %v", len(tried), newest)}
 	}
-}
-
-// specChanged says why a container cannot take the place of the checkpointed
-// one, or nil. CRIU maps mounts by their destination: they must be the same.
-func specChanged(dir string, req client.CreateRequest, g store.Generation) *refusal {
-	if !slices.Contains(g.Containers, req.Name) {
-		return &refusal{v1alpha1.ReasonSpecChanged, fmt.Sprintf("generation %d has no container %q; it has %v", g.Number, req.Name, g.Containers)}
-	}
-	raw, err := os.ReadFile(filepath.Join(dir, req.Name, criu.ContainerFile))
-	if err != nil {
-		return &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("read the description of container %s: %v", req.Name, err)}
-	}
-	var was criu.ContainerInfo
-	if err := json.Unmarshal(raw, &was); err != nil {
-		return &refusal{v1alpha1.ReasonCheckpointDamaged, fmt.Sprintf("read the description of container %s: %v", req.Name, err)}
-	}
-	raw, err = os.ReadFile(filepath.Join("/proc/1/root", req.Bundle, "config.json"))
-	if err != nil {
-		return &refusal{v1alpha1.ReasonRestoreFailed, fmt.Sprintf("read the container's bundle: %v", err)}
-	}
-	var is struct {
-		Mounts []struct {
-			Destination string `json:"destination"`
-		} `json:"mounts"`
-	}
-	if err := json.Unmarshal(raw, &is); err != nil {
-		return &refusal{v1alpha1.ReasonRestoreFailed, fmt.Sprintf("read the container's bundle: %v", err)}
-	}
-	have := map[string]bool{}
-	for _, m := range is.Mounts {
-		have[m.Destination] = true
-	}
-	for _, destination := range was.Mounts {
-		if !have[destination] {
-			return &refusal{v1alpha1.ReasonSpecChanged, fmt.Sprintf("container %s had a mount at %s that its successor lacks", req.Name, destination)}
-		}
-	}
-	return nil
 }
 
 // place applies file changes to the container's bundle and readies what runc

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -55,7 +56,11 @@ func (a *Agent) stopForMove(ctx context.Context, seen *v1alpha1.Migration) (told
 	} else {
 		log.Info("pod was stopped for good", "generation", status.Checkpoint.Generation, "still", status.StoppedAt.Sub(status.PausedAt.Time))
 	}
-	if !a.tellSource(ctx, m, status) {
+	tell := a.tellStopped
+	if err != nil {
+		tell = a.tellSource
+	}
+	if !tell(ctx, m, status) {
 		return false
 	}
 	if err != nil {
@@ -89,6 +94,40 @@ func (a *Agent) tellSource(ctx context.Context, m *v1alpha1.Migration, status v1
 			return true
 		}
 		a.log.Warn("tell what was done for a planned move; trying again", "migration", m.Namespace+"/"+m.Name, "err", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(tryAgain):
+		}
+	}
+}
+
+// tellStopped writes that the source has stopped the pod, as tellSource does, unless
+// the Migration was closed meanwhile: then nobody asks any more.
+func (a *Agent) tellStopped(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.SourceStatus) bool {
+	for {
+		current := &v1alpha1.Migration{}
+		err := once(ctx, func(ctx context.Context) error {
+			if err := a.api.Get(ctx, ctrlclient.ObjectKeyFromObject(m), current); err != nil || current.UID != m.UID || !current.Open() {
+				return err
+			}
+			before := current.DeepCopy()
+			if current.Status.Source == nil {
+				current.Status.Source = &v1alpha1.SourceStatus{}
+			}
+			source := current.Status.Source
+			source.PausedAt, source.StoppedAt, source.Checkpoint = status.PausedAt, status.StoppedAt, status.Checkpoint
+			source.BytesSent, source.Hooks = status.BytesSent, status.Hooks
+			patch := ctrlclient.MergeFromWithOptions(before, ctrlclient.MergeFromWithOptimisticLock{})
+			return a.api.Status().Patch(ctx, current, patch, ctrlclient.FieldOwner("lifeboat-checkpointer"))
+		})
+		switch {
+		case ctrlclient.IgnoreNotFound(err) == nil:
+			return true
+		case apierrors.IsConflict(err):
+			continue // the watcher has written at the same moment
+		}
+		a.log.Error("tell that a pod was stopped; trying again", "migration", m.Namespace+"/"+m.Name, "err", err)
 		select {
 		case <-ctx.Done():
 			return false

@@ -31,6 +31,8 @@ type Server struct {
 	callIdle time.Duration
 	// moved is whether a pod's history goes on elsewhere.
 	moved func(store.Key) bool
+	// export hands over the state of applications; nil where nothing does.
+	export Export
 }
 
 var _ peerv1.PeerServer = (*Server)(nil)

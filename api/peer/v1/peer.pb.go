@@ -977,6 +977,112 @@ func (x *ReadResponse) GetData() []byte {
 	return nil
 }
 
+type ExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pod           *PodKey                `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`             // the pod that moves
+	Migration     string                 `protobuf:"bytes,2,opt,name=migration,proto3" json:"migration,omitempty"` // the name of the Migration that moves it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ExportRequest) GetPod() *PodKey {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *ExportRequest) GetMigration() string {
+	if x != nil {
+		return x.Migration
+	}
+	return ""
+}
+
+// ExportResponse is the next piece of the state. The last one has no data, and the
+// BLAKE3 hash of all of it, with 32 bytes: without it some is missing.
+type ExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_peer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExportResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ExportResponse) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 var File_peer_proto protoreflect.FileDescriptor
 
 const file_peer_proto_rawDesc = "" +
@@ -1051,14 +1157,21 @@ const file_peer_proto_rawDesc = "" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x04 \x01(\x03R\x06length\"\"\n" +
 	"\fReadResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xbb\x03\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"Y\n" +
+	"\rExportRequest\x12*\n" +
+	"\x03pod\x18\x01 \x01(\v2\x18.lifeboat.peer.v1.PodKeyR\x03pod\x12\x1c\n" +
+	"\tmigration\x18\x02 \x01(\tR\tmigration\"8\n" +
+	"\x0eExportResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash2\x8a\x04\n" +
 	"\x04Peer\x12E\n" +
 	"\x04Held\x12\x1d.lifeboat.peer.v1.HeldRequest\x1a\x1e.lifeboat.peer.v1.HeldResponse\x12N\n" +
 	"\aMissing\x12 .lifeboat.peer.v1.MissingRequest\x1a!.lifeboat.peer.v1.MissingResponse\x12D\n" +
 	"\x03Put\x12\x1c.lifeboat.peer.v1.PutRequest\x1a\x1d.lifeboat.peer.v1.PutResponse(\x01\x12D\n" +
 	"\x03Get\x12\x1c.lifeboat.peer.v1.GetRequest\x1a\x1d.lifeboat.peer.v1.GetResponse0\x01\x12G\n" +
 	"\x04Open\x12\x1d.lifeboat.peer.v1.OpenRequest\x1a\x1e.lifeboat.peer.v1.OpenResponse0\x01\x12G\n" +
-	"\x04Read\x12\x1d.lifeboat.peer.v1.ReadRequest\x1a\x1e.lifeboat.peer.v1.ReadResponse0\x01B5Z3github.com/lifeboat-dev/lifeboat/api/peer/v1;peerv1b\x06proto3"
+	"\x04Read\x12\x1d.lifeboat.peer.v1.ReadRequest\x1a\x1e.lifeboat.peer.v1.ReadResponse0\x01\x12M\n" +
+	"\x06Export\x12\x1f.lifeboat.peer.v1.ExportRequest\x1a .lifeboat.peer.v1.ExportResponse0\x01B5Z3github.com/lifeboat-dev/lifeboat/api/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -1072,7 +1185,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_peer_proto_goTypes = []any{
 	(*PodKey)(nil),                // 0: lifeboat.peer.v1.PodKey
 	(*HeldRequest)(nil),           // 1: lifeboat.peer.v1.HeldRequest
@@ -1090,12 +1203,14 @@ var file_peer_proto_goTypes = []any{
 	(*OpenResponse)(nil),          // 13: lifeboat.peer.v1.OpenResponse
 	(*ReadRequest)(nil),           // 14: lifeboat.peer.v1.ReadRequest
 	(*ReadResponse)(nil),          // 15: lifeboat.peer.v1.ReadResponse
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*ExportRequest)(nil),         // 16: lifeboat.peer.v1.ExportRequest
+	(*ExportResponse)(nil),        // 17: lifeboat.peer.v1.ExportResponse
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_peer_proto_depIdxs = []int32{
 	0,  // 0: lifeboat.peer.v1.HeldRequest.pod:type_name -> lifeboat.peer.v1.PodKey
 	3,  // 1: lifeboat.peer.v1.HeldResponse.generations:type_name -> lifeboat.peer.v1.Generation
-	16, // 2: lifeboat.peer.v1.Generation.taken_at:type_name -> google.protobuf.Timestamp
+	18, // 2: lifeboat.peer.v1.Generation.taken_at:type_name -> google.protobuf.Timestamp
 	0,  // 3: lifeboat.peer.v1.MissingRequest.pod:type_name -> lifeboat.peer.v1.PodKey
 	4,  // 4: lifeboat.peer.v1.MissingRequest.files:type_name -> lifeboat.peer.v1.File
 	7,  // 5: lifeboat.peer.v1.MissingResponse.partials:type_name -> lifeboat.peer.v1.Partial
@@ -1104,23 +1219,26 @@ var file_peer_proto_depIdxs = []int32{
 	7,  // 8: lifeboat.peer.v1.GetRequest.partials:type_name -> lifeboat.peer.v1.Partial
 	0,  // 9: lifeboat.peer.v1.OpenRequest.pod:type_name -> lifeboat.peer.v1.PodKey
 	4,  // 10: lifeboat.peer.v1.OpenResponse.files:type_name -> lifeboat.peer.v1.File
-	1,  // 11: lifeboat.peer.v1.Peer.Held:input_type -> lifeboat.peer.v1.HeldRequest
-	5,  // 12: lifeboat.peer.v1.Peer.Missing:input_type -> lifeboat.peer.v1.MissingRequest
-	8,  // 13: lifeboat.peer.v1.Peer.Put:input_type -> lifeboat.peer.v1.PutRequest
-	10, // 14: lifeboat.peer.v1.Peer.Get:input_type -> lifeboat.peer.v1.GetRequest
-	12, // 15: lifeboat.peer.v1.Peer.Open:input_type -> lifeboat.peer.v1.OpenRequest
-	14, // 16: lifeboat.peer.v1.Peer.Read:input_type -> lifeboat.peer.v1.ReadRequest
-	2,  // 17: lifeboat.peer.v1.Peer.Held:output_type -> lifeboat.peer.v1.HeldResponse
-	6,  // 18: lifeboat.peer.v1.Peer.Missing:output_type -> lifeboat.peer.v1.MissingResponse
-	9,  // 19: lifeboat.peer.v1.Peer.Put:output_type -> lifeboat.peer.v1.PutResponse
-	11, // 20: lifeboat.peer.v1.Peer.Get:output_type -> lifeboat.peer.v1.GetResponse
-	13, // 21: lifeboat.peer.v1.Peer.Open:output_type -> lifeboat.peer.v1.OpenResponse
-	15, // 22: lifeboat.peer.v1.Peer.Read:output_type -> lifeboat.peer.v1.ReadResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	0,  // 11: lifeboat.peer.v1.ExportRequest.pod:type_name -> lifeboat.peer.v1.PodKey
+	1,  // 12: lifeboat.peer.v1.Peer.Held:input_type -> lifeboat.peer.v1.HeldRequest
+	5,  // 13: lifeboat.peer.v1.Peer.Missing:input_type -> lifeboat.peer.v1.MissingRequest
+	8,  // 14: lifeboat.peer.v1.Peer.Put:input_type -> lifeboat.peer.v1.PutRequest
+	10, // 15: lifeboat.peer.v1.Peer.Get:input_type -> lifeboat.peer.v1.GetRequest
+	12, // 16: lifeboat.peer.v1.Peer.Open:input_type -> lifeboat.peer.v1.OpenRequest
+	14, // 17: lifeboat.peer.v1.Peer.Read:input_type -> lifeboat.peer.v1.ReadRequest
+	16, // 18: lifeboat.peer.v1.Peer.Export:input_type -> lifeboat.peer.v1.ExportRequest
+	2,  // 19: lifeboat.peer.v1.Peer.Held:output_type -> lifeboat.peer.v1.HeldResponse
+	6,  // 20: lifeboat.peer.v1.Peer.Missing:output_type -> lifeboat.peer.v1.MissingResponse
+	9,  // 21: lifeboat.peer.v1.Peer.Put:output_type -> lifeboat.peer.v1.PutResponse
+	11, // 22: lifeboat.peer.v1.Peer.Get:output_type -> lifeboat.peer.v1.GetResponse
+	13, // 23: lifeboat.peer.v1.Peer.Open:output_type -> lifeboat.peer.v1.OpenResponse
+	15, // 24: lifeboat.peer.v1.Peer.Read:output_type -> lifeboat.peer.v1.ReadResponse
+	17, // 25: lifeboat.peer.v1.Peer.Export:output_type -> lifeboat.peer.v1.ExportResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1134,7 +1252,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

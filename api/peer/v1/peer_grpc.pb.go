@@ -29,6 +29,7 @@ const (
 	Peer_Get_FullMethodName     = "/lifeboat.peer.v1.Peer/Get"
 	Peer_Open_FullMethodName    = "/lifeboat.peer.v1.Peer/Open"
 	Peer_Read_FullMethodName    = "/lifeboat.peer.v1.Peer/Read"
+	Peer_Export_FullMethodName  = "/lifeboat.peer.v1.Peer/Export"
 )
 
 // PeerClient is the client API for Peer service.
@@ -50,6 +51,9 @@ type PeerClient interface {
 	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[OpenResponse], error)
 	// Read reads a range of a file of an open generation.
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadResponse], error)
+	// Export has an application hand over its state, over its own endpoint, for a
+	// planned move to the asker's node. What it hands over is nowhere kept.
+	Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error)
 }
 
 type peerClient struct {
@@ -150,6 +154,25 @@ func (c *peerClient) Read(ctx context.Context, in *ReadRequest, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_ReadClient = grpc.ServerStreamingClient[ReadResponse]
 
+func (c *peerClient) Export(ctx context.Context, in *ExportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[4], Peer_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportRequest, ExportResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ExportClient = grpc.ServerStreamingClient[ExportResponse]
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -169,6 +192,9 @@ type PeerServer interface {
 	Open(*OpenRequest, grpc.ServerStreamingServer[OpenResponse]) error
 	// Read reads a range of a file of an open generation.
 	Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error
+	// Export has an application hand over its state, over its own endpoint, for a
+	// planned move to the asker's node. What it hands over is nowhere kept.
+	Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -196,6 +222,9 @@ func (UnimplementedPeerServer) Open(*OpenRequest, grpc.ServerStreamingServer[Ope
 }
 func (UnimplementedPeerServer) Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error {
 	return status.Error(codes.Unimplemented, "method Read not implemented")
+}
+func (UnimplementedPeerServer) Export(*ExportRequest, grpc.ServerStreamingServer[ExportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -294,6 +323,17 @@ func _Peer_Read_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_ReadServer = grpc.ServerStreamingServer[ReadResponse]
 
+func _Peer_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).Export(m, &grpc.GenericServerStream[ExportRequest, ExportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ExportServer = grpc.ServerStreamingServer[ExportResponse]
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -329,6 +369,11 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Read",
 			Handler:       _Peer_Read_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Export",
+			Handler:       _Peer_Export_Handler,
 			ServerStreams: true,
 		},
 	},
