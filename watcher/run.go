@@ -40,6 +40,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/watcher/admission"
 	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
 	"github.com/lifeboat-dev/lifeboat/watcher/migrate"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 // Config is how a watcher runs. All fields are required.
@@ -54,7 +55,9 @@ type Config struct {
 	WebhookPort int
 	// MemberPort is the port of the membership, the same on every node.
 	MemberPort int
-	Log        *slog.Logger
+	// Moves bounds how many pods are moved on purpose at a time.
+	Moves move.Limits
+	Log   *slog.Logger
 }
 
 const (
@@ -89,6 +92,9 @@ func (c Config) Validate() error {
 		if port < 1 || port > 65535 {
 			errs = append(errs, fmt.Errorf("the %s port is %d, want 1 to 65535", name, port))
 		}
+	}
+	if c.Moves.PerNode < 1 || c.Moves.Cluster < c.Moves.PerNode {
+		errs = append(errs, fmt.Errorf("%d moves at a time of a node and %d in all are not possible, want at least 1, and no fewer in all", c.Moves.PerNode, c.Moves.Cluster))
 	}
 	return errors.Join(errs...)
 }
@@ -136,7 +142,7 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	driver := &migrate.Driver{
 		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: mgr.GetEventRecorder("lifeboat-watcher"),
 		Members: members, Holders: holders, Peers: asked, Metrics: metrics.New(ctrlmetrics.Registry),
-		Terms: permission.Default, Namespace: config.Namespace, Log: log,
+		Terms: permission.Default, Moves: config.Moves, Namespace: config.Namespace, Log: log,
 	}
 	if err := driver.SetupWithManager(ctx, mgr); err != nil {
 		return err

@@ -9,10 +9,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 func TestValidate(t *testing.T) {
-	good := Config{Namespace: "lifeboat-system", PodName: "w", PodIP: "10.0.0.1", MetricsAddress: ":8080", WebhookPort: 9443, MemberPort: 7946}
+	good := Config{Namespace: "lifeboat-system", PodName: "w", PodIP: "10.0.0.1", MetricsAddress: ":8080", WebhookPort: 9443, MemberPort: 7946, Moves: move.DefaultLimits}
 	if err := good.Validate(); err != nil {
 		t.Errorf("a good configuration: %v", err)
 	}
@@ -24,6 +25,7 @@ func TestValidate(t *testing.T) {
 		"metrics address": func(c *Config) { c.MetricsAddress = "" },
 		"webhook port":    func(c *Config) { c.WebhookPort = 0 },
 		"member port":     func(c *Config) { c.MemberPort = 70000 },
+		"moves at a time": func(c *Config) { c.Moves.Cluster = 1 },
 	} {
 		t.Run(want, func(t *testing.T) {
 			c := good

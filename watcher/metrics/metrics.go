@@ -25,6 +25,14 @@ var heldReasons = []v1alpha1.HeldReason{
 	v1alpha1.HeldCoolDown, v1alpha1.HeldTooFewPeers, v1alpha1.HeldFencerSilent,
 }
 
+// movesHeldReasons are all reasons for which a planned move waits.
+var movesHeldReasons = []v1alpha1.HeldReason{v1alpha1.HeldMoveLimit, v1alpha1.HeldSameOwner, v1alpha1.HeldBudget}
+
+// strategies are those of planned moves.
+var strategies = []v1alpha1.Strategy{
+	v1alpha1.StrategyCold, v1alpha1.StrategyWarm, v1alpha1.StrategyLive, v1alpha1.StrategyApplication, v1alpha1.StrategyReplace,
+}
+
 // Metrics are the watcher's metrics. Only the watcher that leads counts.
 type Metrics struct {
 	recoveries   *prometheus.CounterVec
@@ -39,6 +47,12 @@ type Metrics struct {
 	volumesHeld  prometheus.Gauge
 	collected    *prometheus.CounterVec
 	unprotected  *prometheus.GaugeVec
+
+	moves                     *prometheus.CounterVec
+	moveSeconds, moveDowntime *prometheus.HistogramVec
+	movePhases                *prometheus.HistogramVec
+	movesOpen                 prometheus.Gauge
+	movesHeld                 *prometheus.GaugeVec
 }
 
 // migrationReason is the label with the reason of the Migration itself: why its
@@ -104,9 +118,33 @@ func New(registry prometheus.Registerer) *Metrics {
 			Name: "lifeboat_collected_total",
 			Help: "Records that were removed because nobody needs them any more, by kind.",
 		}, []string{"kind"}),
+		moves: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_moves_total",
+			Help: "Closed planned moves by strategy, result, the reason of that, and by why the pod was moved.",
+		}, []string{"strategy", "result", "reason", migrationReason}),
+		moveSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "lifeboat_move_seconds", Buckets: buckets,
+			Help: "Time from when a planned move was asked for until the pod was Ready elsewhere, by strategy.",
+		}, []string{"strategy"}),
+		moveDowntime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "lifeboat_move_downtime_seconds", Buckets: buckets,
+			Help: "Time from when a planned move paused the pod until it was Ready elsewhere, by strategy.",
+		}, []string{"strategy"}),
+		movePhases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "lifeboat_move_phase_seconds", Buckets: buckets,
+			Help: "Time from the step before, for Accepted from when it was asked for, to the end of each step of a planned move.",
+		}, []string{"phase"}),
+		movesOpen: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lifeboat_moves_open",
+			Help: "Planned moves that are under way: without a result, and not held.",
+		}),
+		movesHeld: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lifeboat_moves_held",
+			Help: "Planned moves that wait to begin, by reason.",
+		}, []string{"reason"}),
 	}
 	registry.MustRegister(m.recoveries, m.phases, m.rto, m.rpo, m.nodes, m.declarations, m.refused, m.held, m.open, m.paused,
-		m.volumesHeld, m.collected, m.unprotected)
+		m.volumesHeld, m.collected, m.unprotected, m.moves, m.moveSeconds, m.moveDowntime, m.movePhases, m.movesOpen, m.movesHeld)
 	for _, outcome := range []Outcome{Declared, Fenced, Refuted, Abandoned} {
 		m.declarations.WithLabelValues(string(outcome))
 	}
@@ -116,6 +154,13 @@ func New(registry prometheus.Registerer) *Metrics {
 	}
 	for _, kind := range []string{"Migration", "Fence"} {
 		m.collected.WithLabelValues(kind)
+	}
+	for _, reason := range movesHeldReasons {
+		m.movesHeld.WithLabelValues(string(reason))
+	}
+	for _, strategy := range strategies {
+		m.moveSeconds.WithLabelValues(string(strategy))
+		m.moveDowntime.WithLabelValues(string(strategy))
 	}
 	m.rto.WithLabelValues(string(v1alpha1.MigrationNodeLost))
 	m.rpo.WithLabelValues(string(v1alpha1.MigrationNodeLost))
@@ -140,6 +185,31 @@ func (m *Metrics) Recovery(migration *v1alpha1.Migration) {
 	}
 	if s.Result == v1alpha1.ResultRestored {
 		m.rpo.WithLabelValues(why).Observe(s.RPOSeconds)
+	}
+}
+
+// Move counts a planned move that was just closed. Where the pod was not moved there is
+// nothing to measure.
+func (m *Metrics) Move(migration *v1alpha1.Migration) {
+	s, strategy := migration.Status, string(migration.Spec.Strategy)
+	m.moves.WithLabelValues(strategy, string(s.Result), s.Reason, string(migration.Spec.Reason)).Inc()
+	if s.Result == v1alpha1.ResultWithdrawn || s.Result == v1alpha1.ResultFailed {
+		return
+	}
+	before := migration.Spec.LostAt.Time
+	for _, p := range s.Phases {
+		m.movePhases.WithLabelValues(string(p.Phase)).Observe(max(0, p.At.Sub(before).Seconds()))
+		before = p.At.Time
+	}
+	m.moveSeconds.WithLabelValues(strategy).Observe(s.RTOSeconds)
+	m.moveDowntime.WithLabelValues(strategy).Observe(s.DowntimeSeconds)
+}
+
+// Moves sets how many planned moves are under way, and how many are held by reason.
+func (m *Metrics) Moves(open int, held map[v1alpha1.HeldReason]int) {
+	m.movesOpen.Set(float64(open))
+	for _, reason := range movesHeldReasons {
+		m.movesHeld.WithLabelValues(string(reason)).Set(float64(held[reason]))
 	}
 }
 

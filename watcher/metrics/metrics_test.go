@@ -41,6 +41,12 @@ func filled() *prometheus.Registry {
 		Status: v1alpha1.MigrationStatus{Result: v1alpha1.ResultWithdrawn,
 			Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseDetected, At: at(100)}, {Phase: v1alpha1.PhaseReady, At: at(200)}}},
 	})
+	m.Move(&v1alpha1.Migration{
+		Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyLive, Reason: v1alpha1.MigrationNodeDrained, LostAt: at(0)},
+		Status: v1alpha1.MigrationStatus{Result: v1alpha1.ResultRestored, RTOSeconds: 3, DowntimeSeconds: 0.25,
+			Phases: []v1alpha1.PhaseTime{{Phase: v1alpha1.PhaseAccepted, At: at(0.5)}, {Phase: v1alpha1.PhaseStopping, At: at(2)}}},
+	})
+	m.Moves(2, map[v1alpha1.HeldReason]int{v1alpha1.HeldSameOwner: 1})
 	m.Declaration(Declared)
 	m.Refused(v1alpha1.HeldStormGuard)
 	m.Recoveries(2, map[v1alpha1.HeldReason]int{v1alpha1.HeldPaused: 3})
@@ -79,6 +85,14 @@ lifeboat_recoveries_held{reason="Paused"} 3
 lifeboat_recoveries_held{reason="RateLimited"} 0
 lifeboat_recoveries_held{reason="StormGuard"} 0
 lifeboat_recoveries_held{reason="TooFewPeers"} 0
+# HELP lifeboat_moves_held Planned moves that wait to begin, by reason.
+# TYPE lifeboat_moves_held gauge
+lifeboat_moves_held{reason="DisruptionBudget"} 0
+lifeboat_moves_held{reason="MoveLimit"} 0
+lifeboat_moves_held{reason="SameOwner"} 1
+# HELP lifeboat_moves_total Closed planned moves by strategy, result, the reason of that, and by why the pod was moved.
+# TYPE lifeboat_moves_total counter
+lifeboat_moves_total{migration_reason="NodeDrained",reason="",result="Restored",strategy="Live"} 1
 # HELP lifeboat_unprotected_pods Running pods that opted in and would not be restored if their node were lost now, by reason.
 # TYPE lifeboat_unprotected_pods gauge
 lifeboat_unprotected_pods{reason="NoRoom"} 3
@@ -93,7 +107,7 @@ lifeboat_nodes{state="Suspected"} 0
 lifeboat_nodes{state="Unreachable"} 0
 `
 	if err := testutil.GatherAndCompare(filled(), strings.NewReader(want), "lifeboat_recoveries_total", "lifeboat_recoveries_held", "lifeboat_unprotected_pods",
-		"lifeboat_nodes"); err != nil {
+		"lifeboat_nodes", "lifeboat_moves_held", "lifeboat_moves_total"); err != nil {
 		t.Error(err)
 	}
 	families, err := filled().Gather()
@@ -110,6 +124,7 @@ lifeboat_nodes{state="Unreachable"} 0
 	}
 	for name, want := range map[string]float64{
 		"lifeboat_recovery_phase_seconds": 4.5, "lifeboat_recovery_rto_seconds": 4.5, "lifeboat_recovery_rpo_seconds": 2,
+		"lifeboat_move_seconds": 3, "lifeboat_move_downtime_seconds": 0.25, "lifeboat_move_phase_seconds": 2,
 	} {
 		if sums[name] != want {
 			t.Errorf("sum of %s = %v, want %v", name, sums[name], want)

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -24,8 +25,14 @@ const toldFor = time.Hour
 
 // closed counts and logs a Migration that this watcher has just closed.
 func (d *Driver) closed(m *v1alpha1.Migration) {
-	d.Metrics.Recovery(m)
 	s := m.Status
+	if m.Planned() {
+		d.Metrics.Move(m)
+		d.Log.Info("planned move closed", "pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
+			"strategy", m.Spec.Strategy, "result", s.Result, "downtime", s.Downtime, "total", s.RTO, "reason", s.Reason, "message", s.Message)
+		return
+	}
+	d.Metrics.Recovery(m)
 	log := d.Log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
 		"result", s.Result, "rto", s.RTO, "rpo", s.RPO)
 	if s.Restore != nil {
@@ -38,7 +45,7 @@ func (d *Driver) closed(m *v1alpha1.Migration) {
 // follow from the Migration, so that a watcher that takes over from one that was lost
 // in between tells it, and tells nothing twice.
 func (d *Driver) tellClosed(ctx context.Context, m *v1alpha1.Migration) error {
-	if m.DeletionTimestamp != nil || m.Spec.Strategy != v1alpha1.StrategyFailover {
+	if m.DeletionTimestamp != nil {
 		return nil
 	}
 	if _, told := d.told.LoadOrStore(m.UID, true); told {
@@ -60,11 +67,18 @@ func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error
 	switch s.Result {
 	case v1alpha1.ResultRestored:
 		kind, note = corev1.EventTypeNormal, fmt.Sprintf("%s; RTO %s, RPO %s", s.Message, s.RTO, s.RPO)
-	case v1alpha1.ResultWithdrawn:
+	case v1alpha1.ResultWithdrawn, v1alpha1.ResultImported, v1alpha1.ResultReplaced:
 		kind = corev1.EventTypeNormal
 	}
+	action := "Recover"
+	if m.Planned() {
+		action = "Move"
+		if s.RTO != "" {
+			note = fmt.Sprintf("%s; it took %s, and for %s nobody answered", s.Message, s.RTO, cmp.Or(s.Downtime, "no time"))
+		}
+	}
 	about := []corev1.ObjectReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Migration", Namespace: m.Namespace, Name: m.Name, UID: m.UID}}
-	if pod, err := d.successor(ctx, m); err == nil && pod != nil {
+	if pod, err := d.concerned(ctx, m); err == nil && pod != nil {
 		about = append(about, corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID})
 	}
 	for _, object := range about {
@@ -73,7 +87,7 @@ func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error
 				Name: eventName(m.Name, strings.ToLower(object.Kind), string(m.UID))},
 			EventTime:           metav1.NowMicro(),
 			ReportingController: reporter, ReportingInstance: reporter,
-			Action: "Recover", Reason: string(s.Result), Type: kind, Note: cut(note), Regarding: object,
+			Action: action, Reason: string(s.Result), Type: kind, Note: cut(note), Regarding: object,
 		}
 		if object.Kind == "Pod" {
 			event.Related = &about[0]
@@ -83,6 +97,19 @@ func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error
 		}
 	}
 	return nil
+}
+
+// concerned is the pod that is told what became of a Migration: the successor or, of a
+// planned move that was given up, the pod that runs on.
+func (d *Driver) concerned(ctx context.Context, m *v1alpha1.Migration) (*corev1.Pod, error) {
+	if !m.Planned() || m.Status.Result != v1alpha1.ResultWithdrawn {
+		return d.successor(ctx, m)
+	}
+	pod, err := d.readPod(ctx, client.ObjectKey{Namespace: m.Namespace, Name: m.Spec.Pod.Name})
+	if err != nil || pod == nil || pod.UID != lostPod(m) {
+		return nil, err
+	}
+	return pod, nil
 }
 
 // maxNote is the API server's limit of an event's note, in bytes.

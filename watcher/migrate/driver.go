@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -25,6 +26,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 const (
@@ -34,7 +36,7 @@ const (
 	nodeIndex = "spec.nodeName"
 )
 
-// Driver carries out what the watcher decides. All fields are required.
+// Driver carries out what the watcher decides. All fields but Moves are required.
 type Driver struct {
 	// Client reads from the manager's cache, Reader from the API server.
 	Client client.Client
@@ -48,6 +50,8 @@ type Driver struct {
 	Terms   permission.Terms
 	// Decide is how is decided; its Terms are the driver's.
 	Decide decide.Config
+	// Moves bounds the planned moves; where it is zero it is move.DefaultLimits.
+	Moves move.Limits
 	// Namespace is Lifeboat's own.
 	Namespace string
 	Log       *slog.Logger
@@ -62,6 +66,10 @@ type Driver struct {
 	recovering, recorded sync.Map
 	// told are the Migrations, by UID, whose closing was told.
 	told sync.Map
+	// accepting is held while it is decided whether a move may begin; accepted are those,
+	// by UID, that were accepted a moment ago.
+	accepting sync.Mutex
+	accepted  sync.Map
 }
 
 // Peers asks the peers of a node for promises, see peers.Client.
@@ -82,7 +90,8 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 	}
 	// Every kind is watched from the start, whether this watcher leads or not: to
 	// read a kind for the first time takes a second that no recovery has.
-	for _, kind := range []client.Object{&corev1.Pod{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}, &storagev1.VolumeAttachment{}} {
+	for _, kind := range []client.Object{&corev1.Pod{}, &v1alpha1.Migration{}, &v1alpha1.Checkpoint{}, &storagev1.VolumeAttachment{},
+		&policyv1.PodDisruptionBudget{}} {
 		if _, err := mgr.GetCache().GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
@@ -243,7 +252,8 @@ func (d *Driver) migrationsOfPod(ctx context.Context, object client.Object) []re
 	return requests
 }
 
-// migrationsOfNode are the Migrations that wait until their node is fenced.
+// migrationsOfNode are the Migrations that wait until their node is fenced, and the
+// planned moves from and to it.
 func (d *Driver) migrationsOfNode(ctx context.Context, object client.Object) []reconcile.Request {
 	var migrations v1alpha1.MigrationList
 	if err := d.Client.List(ctx, &migrations, client.UnsafeDisableDeepCopy); err != nil {
@@ -253,7 +263,9 @@ func (d *Driver) migrationsOfNode(ctx context.Context, object client.Object) []r
 	var requests []reconcile.Request
 	for i := range migrations.Items {
 		m := &migrations.Items[i]
-		if _, fenced := phaseAt(m, v1alpha1.PhaseFenced); m.Open() && !fenced && m.Spec.SourceNode == object.GetName() {
+		_, fenced := phaseAt(m, v1alpha1.PhaseFenced)
+		target := m.Planned() && m.Status.Claim != nil && m.Status.Claim.NodeName == object.GetName()
+		if m.Open() && (!fenced && m.Spec.SourceNode == object.GetName() || target) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 // fieldOwner is the watcher's name as a writer.
@@ -30,7 +31,10 @@ func (d *Driver) reconcileMigration(ctx context.Context, request reconcile.Reque
 	if err := d.Client.Get(ctx, request.NamespacedName, m); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	for m.Open() && m.DeletionTimestamp == nil && m.Spec.Strategy == v1alpha1.StrategyFailover {
+	if m.Planned() {
+		return d.reconcileMove(ctx, m)
+	}
+	for m.Open() && m.DeletionTimestamp == nil {
 		before := m.DeepCopy()
 		look, err := d.advance(ctx, m)
 		if err != nil {
@@ -75,6 +79,12 @@ func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time,
 	if _, ok := phaseAt(m, v1alpha1.PhaseDeleted); !ok {
 		return d.removeLost(ctx, m)
 	}
+	return d.finish(ctx, m)
+}
+
+// finish follows the successor of a pod that is gone until it can be said what became
+// of the Migration.
+func (d *Driver) finish(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
 	pod, err := d.successor(ctx, m)
 	if err != nil {
 		return time.Time{}, err
@@ -212,10 +222,33 @@ func (d *Driver) follow(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) {
 		noLater(m, v1alpha1.PhaseCreated, claim.At.Time)
 		stamp(m, v1alpha1.PhaseScheduled, claim.At.Time)
 		if restore != nil && restore.PodUID == claim.PodUID {
-			stamp(m, v1alpha1.PhaseRestoring, restore.StartedAt.Time)
+			followRestore(m, restore)
 		}
 	}
-	if ready(pod) {
+	// While a planned move's source runs, a pod that is to be restored is not Ready.
+	if ready(pod) && (!m.Planned() || !move.Stateful(m.Spec.Strategy) || m.SourceStopped()) {
 		stamp(m, v1alpha1.PhaseReady, now)
+	}
+}
+
+// followRestore notes how far the checkpointer of the claim's node has come. A pod that
+// waits for its checkpoint asks for it long before there is one.
+func followRestore(m *v1alpha1.Migration, restore *v1alpha1.RestoreStatus) {
+	if !m.Planned() {
+		stamp(m, v1alpha1.PhaseRestoring, restore.StartedAt.Time)
+		return
+	}
+	if !move.Stateful(m.Spec.Strategy) {
+		return
+	}
+	if restore.ParkedAt != nil && !m.Reached(v1alpha1.PhaseStopping) {
+		stamp(m, v1alpha1.PhaseParked, restore.ParkedAt.Time)
+	}
+	if m.SourceStopped() && !restore.StartedAt.IsZero() {
+		began := restore.StartedAt.Time
+		if source := m.Status.Source; source != nil && source.StoppedAt != nil && began.Before(source.StoppedAt.Time) {
+			began = source.StoppedAt.Time
+		}
+		stamp(m, v1alpha1.PhaseRestoring, began)
 	}
 }

@@ -21,7 +21,7 @@ func TestPhasesKeepTheirOrder(t *testing.T) {
 		"noticed with the claim":                 {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, m, pod := &Driver{}, &v1alpha1.Migration{}, &corev1.Pod{}
+			d, m, pod := &Driver{}, &v1alpha1.Migration{Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover}}, &corev1.Pod{}
 			created := claimed
 			if !noticed.IsZero() {
 				d.follow(m, pod, noticed)

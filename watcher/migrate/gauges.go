@@ -49,7 +49,8 @@ func (d *Driver) countRecoveries(ctx context.Context) error {
 	if err := d.Client.List(ctx, &migrations, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list migrations: %w", err)
 	}
-	d.Metrics.Recoveries(countHeld(migrations.Items))
+	d.Metrics.Recoveries(countHeld(migrations.Items, false))
+	d.Metrics.Moves(countHeld(migrations.Items, true))
 	return nil
 }
 
@@ -67,12 +68,13 @@ func (d *Driver) countPods(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// countHeld counts the open Migrations, and those of them that are held by reason.
-func countHeld(migrations []v1alpha1.Migration) (open int, held map[v1alpha1.HeldReason]int) {
+// countHeld counts the open Migrations, the planned ones or the others, and those of
+// them that are held by reason.
+func countHeld(migrations []v1alpha1.Migration, planned bool) (open int, held map[v1alpha1.HeldReason]int) {
 	held = map[v1alpha1.HeldReason]int{}
 	for i := range migrations {
 		switch m := &migrations[i]; {
-		case !m.Open():
+		case !m.Open() || m.Planned() != planned:
 		case m.Status.Held != nil:
 			held[m.Status.Held.Reason]++
 		default:

@@ -50,16 +50,25 @@ func TestCountUnprotected(t *testing.T) {
 
 func TestCountHeld(t *testing.T) {
 	held := func(reason v1alpha1.HeldReason, result v1alpha1.Result) v1alpha1.Migration {
-		m := v1alpha1.Migration{Status: v1alpha1.MigrationStatus{Result: result}}
+		m := v1alpha1.Migration{Spec: v1alpha1.MigrationSpec{Strategy: v1alpha1.StrategyFailover}, Status: v1alpha1.MigrationStatus{Result: result}}
 		if reason != "" {
 			m.Status.Held = &v1alpha1.Held{Reason: reason}
 		}
 		return m
 	}
-	open, byReason := countHeld([]v1alpha1.Migration{
+	all := []v1alpha1.Migration{
 		held("", ""), held("", v1alpha1.ResultRestored), held(v1alpha1.HeldPaused, ""), held(v1alpha1.HeldPaused, ""), held(v1alpha1.HeldStormGuard, ""),
-	})
+		held("", ""), held(v1alpha1.HeldBudget, ""),
+	}
+	for i := range all[5:] {
+		all[5+i].Spec.Strategy = v1alpha1.StrategyLive
+	}
+	open, byReason := countHeld(all, false)
 	if want := map[v1alpha1.HeldReason]int{v1alpha1.HeldPaused: 2, v1alpha1.HeldStormGuard: 1}; open != 1 || !cmp.Equal(byReason, want) {
 		t.Errorf("%d open, held %v; want 1 and %v", open, byReason, want)
+	}
+	open, byReason = countHeld(all, true)
+	if want := map[v1alpha1.HeldReason]int{v1alpha1.HeldBudget: 1}; open != 1 || !cmp.Equal(byReason, want) {
+		t.Errorf("%d planned ones open, held %v; want 1 and %v", open, byReason, want)
 	}
 }

@@ -124,8 +124,9 @@ func (h *holds) lives(node string, alive bool, now time.Time) (bool, time.Time) 
 // that everybody sees why nothing is done.
 func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold) error {
 	return d.eachPod(ctx, fence.Name, func(pod *corev1.Pod) error {
-		if !admitted(pod) || !wanted(pod, held.lostAt) {
-			return nil
+		waits, err := d.waitsBeside(ctx, pod)
+		if err != nil || waits || !admitted(pod) || !wanted(pod, held.lostAt) {
+			return err
 		}
 		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fence.Spec.Epoch + 1})
 	})
@@ -146,8 +147,10 @@ func (d *Driver) await(ctx context.Context, m *v1alpha1.Migration) (time.Time, e
 	}
 	if fence.Name == "" || fence.Spec.Epoch >= m.Spec.FenceEpoch {
 		m.Status.Held = nil // the node is fenced, or was and has come back since
-		if unwanted, err := d.unwantedSince(ctx, m); err != nil || unwanted {
-			return time.Time{}, err
+		for _, settled := range []func(context.Context, *v1alpha1.Migration) (bool, error){d.unwantedSince, d.movedSince} {
+			if yes, err := settled(ctx, m); err != nil || yes {
+				return time.Time{}, err
+			}
 		}
 		return time.Time{}, d.begin(ctx, m, fence)
 	}

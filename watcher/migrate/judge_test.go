@@ -23,6 +23,7 @@ func deleted(changes ...func(*v1alpha1.Migration)) *v1alpha1.Migration {
 	m := &v1alpha1.Migration{
 		ObjectMeta: metav1.ObjectMeta{Name: "cart-0-1", Namespace: "shop", UID: "m1", CreationTimestamp: metav1.NewTime(at(2))},
 		Spec: v1alpha1.MigrationSpec{
+			Strategy:   v1alpha1.StrategyFailover,
 			Pod:        v1alpha1.PodIdentity{Name: "cart-0", UID: "old", OwnerKind: "StatefulSet", OwnerName: "cart", OwnerUID: "set"},
 			SourceNode: "n1", Epoch: 1, LostAt: micro(0),
 		},

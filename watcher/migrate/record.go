@@ -8,7 +8,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
-// phases in the order in which a Migration completes them.
+// phases in the order in which a failover completes them.
 var phases = []v1alpha1.Phase{
 	v1alpha1.PhaseDetected, v1alpha1.PhaseFenced, v1alpha1.PhaseDeleted, v1alpha1.PhaseCreated,
 	v1alpha1.PhaseScheduled, v1alpha1.PhaseRestoring, v1alpha1.PhaseReady,
@@ -20,6 +20,10 @@ func stamp(m *v1alpha1.Migration, phase v1alpha1.Phase, at time.Time) {
 		return
 	}
 	m.Status.Phases = append(m.Status.Phases, v1alpha1.PhaseTime{Phase: phase, At: metav1.NewMicroTime(at)})
+	if m.Planned() {
+		m.Status.Phase = phase // the order is the strategy's
+		return
+	}
 	for _, p := range phases {
 		if _, ok := phaseAt(m, p); ok {
 			m.Status.Phase = p
@@ -70,12 +74,37 @@ func conclude(m *v1alpha1.Migration, v Verdict) {
 		rto := at.Sub(m.Spec.LostAt.Time)
 		s.RTOSeconds, s.RTO = rto.Seconds(), forPeople(rto)
 	}
-	if v.Result == v1alpha1.ResultRestored {
+	if m.Planned() {
+		concludeMove(m)
+	} else if v.Result == v1alpha1.ResultRestored {
 		// A generation can be younger than LostAt: that is the last moment at
 		// which the node was known to be alive, and it lived on a little longer.
 		rpo := max(0, m.Spec.LostAt.Sub(s.Restore.TakenAt.Time))
 		s.RPOSeconds, s.RPO = rpo.Seconds(), forPeople(rpo)
 	}
+}
+
+// concludeMove writes what was measured of a planned move alone: for how long nobody
+// answered and, should an earlier generation than the last one have been restored, how
+// much older than the pause its state was.
+func concludeMove(m *v1alpha1.Migration) {
+	s, source := &m.Status, m.Status.Source
+	stopped, isStopped := phaseAt(m, v1alpha1.PhaseStopping)
+	if source != nil && source.PausedAt != nil {
+		stopped = source.PausedAt.Time
+	}
+	if at, ok := phaseAt(m, v1alpha1.PhaseReady); ok && isStopped {
+		downtime := max(0, at.Sub(stopped))
+		s.DowntimeSeconds, s.Downtime = downtime.Seconds(), forPeople(downtime)
+	}
+	if s.Result != v1alpha1.ResultRestored {
+		return
+	}
+	var rpo time.Duration
+	if source != nil && source.Checkpoint != nil && source.Checkpoint.Generation != s.Restore.Generation {
+		rpo = max(0, stopped.Sub(s.Restore.TakenAt.Time))
+	}
+	s.RPOSeconds, s.RPO = rpo.Seconds(), forPeople(rpo)
 }
 
 // forPeople writes a duration as "4.81s" or "2m5s".

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/watcher/decide"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 // annotationMigrationReason of a Fence is the reason that the Migrations of its pods
@@ -163,7 +164,11 @@ func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fenced decide.
 	if !admitted(pod) {
 		return d.clearUnadmitted(ctx, pod, fenced)
 	}
-	if !wanted(pod, fenced.LostAt()) {
+	waits, err := d.waitsBeside(ctx, pod)
+	if err != nil {
+		return err
+	}
+	if waits || !wanted(pod, fenced.LostAt()) {
 		_, err := d.removePod(ctx, pod, fenced.Node(), reasonOf(fenced))
 		return err
 	}
@@ -183,12 +188,15 @@ func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
 	if err != nil {
 		return err
 	}
+	if err := d.readMovesOf(ctx, pod, known.Items); err != nil {
+		return err
+	}
 	for _, m := range known.Items {
 		if covers(&m, pod) {
 			return nil
 		}
 	}
-	m, err := migrationOf(pod, lost, epoch)
+	m, err := migrationOf(pod, identityOf(pod, known.Items), lost, epoch)
 	if err != nil {
 		return err
 	}
@@ -222,6 +230,9 @@ func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
 // there, and is lost anew.
 func covers(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 	_, deleted := phaseAt(m, v1alpha1.PhaseDeleted)
+	if m.Planned() {
+		return lostPod(m) == pod.UID && (deleted || m.Open() && outlives(m))
+	}
 	return lostPod(m) == pod.UID && (m.Open() || deleted)
 }
 
@@ -244,11 +255,11 @@ func reasonOf(fenced decide.Fenced) v1alpha1.MigrationReason {
 	return v1alpha1.MigrationNodeLost
 }
 
-func migrationOf(pod *corev1.Pod, lost loss, epoch int64) (*v1alpha1.Migration, error) {
+func migrationOf(pod *corev1.Pod, id v1alpha1.PodIdentity, lost loss, epoch int64) (*v1alpha1.Migration, error) {
 	m := &v1alpha1.Migration{
 		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.MigrationName(pod.Name, epoch), Namespace: pod.Namespace},
 		Spec: v1alpha1.MigrationSpec{
-			Pod: v1alpha1.IdentityOf(pod), SourceNode: lost.node, Epoch: epoch, FenceEpoch: lost.epoch, LostAt: lost.lostAt,
+			Pod: id, SourceNode: lost.node, Epoch: epoch, FenceEpoch: lost.epoch, LostAt: lost.lostAt,
 			Strategy: v1alpha1.StrategyFailover, Reason: lost.reason,
 		},
 	}
@@ -287,7 +298,8 @@ func (d *Driver) nextEpoch(ctx context.Context, pod *corev1.Pod, known []v1alpha
 // pod that started cold began anew.
 func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, known []v1alpha1.Migration) {
 	for _, before := range known {
-		if !claimedBy(&before, pod) || !before.Open() && before.Status.Result != v1alpha1.ResultRestored {
+		if !claimedBy(&before, pod) || !before.Open() && before.Status.Result != v1alpha1.ResultRestored ||
+			before.Planned() && !move.Stateful(before.Spec.Strategy) {
 			continue
 		}
 		fences, err := d.fences(ctx)

@@ -55,19 +55,19 @@ func (d *Driver) removePod(ctx context.Context, pod *corev1.Pod, node string, re
 		// pod by force now could leave two of them running.
 		return podLives, d.unmark(ctx, marked)
 	}
-	return d.deleteExactly(ctx, marked, fenced)
+	d.Events.Eventf(marked, nil, corev1.EventTypeWarning, "NodeLost", "Delete",
+		"Node %s is lost and fenced; the pod's copy there cannot run any more. The pod is deleted.", fenced.Node())
+	return d.deleteExactly(ctx, marked)
 }
 
-// deleteExactly deletes a version of a pod of a fenced node.
-func (d *Driver) deleteExactly(ctx context.Context, pod *corev1.Pod, fenced decide.Fenced) (removal, error) {
-	d.Events.Eventf(pod, nil, corev1.EventTypeWarning, "NodeLost", "Delete",
-		"Node %s is lost and fenced; the pod's copy there cannot run any more. The pod is deleted.", fenced.Node())
+// deleteExactly deletes a version of a pod, whose processes run no more, by force.
+func (d *Driver) deleteExactly(ctx context.Context, pod *corev1.Pod) (removal, error) {
 	err := d.Client.Delete(ctx, pod, client.GracePeriodSeconds(0), exactly(pod))
 	if apierrors.IsConflict(err) {
 		return podChanged, nil
 	}
 	if client.IgnoreNotFound(err) != nil {
-		return 0, fmt.Errorf("delete lost pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return 0, fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	left := &corev1.Pod{}
 	err = d.Reader.Get(ctx, client.ObjectKeyFromObject(pod), left)

@@ -13,13 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 // Annotations of a Migration, for the watcher itself.
 const (
 	// annotationManifest keeps a bare pod until its successor exists: between
 	// the deletion of the one and the creation of the other nothing else has it.
-	annotationManifest = "lifeboat.dev/pod-manifest"
+	annotationManifest = move.AnnotationManifest
 	// annotationLostPod is the UID of the lost pod where it is not the pod whose
 	// checkpoint is to be restored, see lineage.
 	annotationLostPod = "lifeboat.dev/lost-pod-uid"
@@ -111,7 +112,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		other := &migrations[i]
 		if other.Status.Claim != nil {
 			taken[other.Status.Claim.PodUID] = true
-		} else if other.Open() && other.Spec.Pod.OwnerUID == m.Spec.Pod.OwnerUID {
+		} else if other.Open() && other.Spec.Pod.OwnerUID == m.Spec.Pod.OwnerUID && awaitsSuccessor(other) {
 			rivals = append(rivals, other)
 		}
 		taken[lostPod(other)] = true
@@ -127,7 +128,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		pod := &pods[i]
 		// Of interchangeable pods, those that are older than the loss are the lost
 		// pod's siblings. Creation times have whole seconds.
-		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.Spec.LostAt.Unix()
+		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < succeededFrom(m).Unix()
 		if !taken[pod.UID] && !sibling {
 			free = append(free, pod)
 		}
@@ -150,6 +151,15 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		}
 	}
 	return nil
+}
+
+// succeededFrom is the moment from which on a pod may be created that takes the moved
+// one's place. A planned move may have been asked for long before it begins.
+func succeededFrom(m *v1alpha1.Migration) time.Time {
+	if at, ok := phaseAt(m, v1alpha1.PhaseAccepted); ok {
+		return at
+	}
+	return m.Spec.LostAt.Time
 }
 
 // manifestOf is what a bare pod's successor is created from: the pod as its

@@ -1,0 +1,88 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
+)
+
+// release lets a pod's owner make its successor while the pod still runs: the owner does
+// not select it any more. What its labels were is noted before.
+func (d *Driver) release(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	if !m.Released() {
+		noted, err := json.Marshal(pod.Labels)
+		if err != nil {
+			return fmt.Errorf("note the labels of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		return d.annotate(ctx, m, v1alpha1.AnnotationPodLabels, string(noted))
+	}
+	key, value := move.HashLabel(m)
+	return d.setLabels(ctx, pod, map[string]any{key: value})
+}
+
+// leaveServices takes the labels from a pod by which Services select it.
+func (d *Driver) leaveServices(ctx context.Context, pod *corev1.Pod, keys []string) error {
+	without := map[string]any{}
+	for _, key := range keys {
+		without[key] = nil
+	}
+	return d.setLabels(ctx, pod, without)
+}
+
+// putLabelsBack gives a pod the labels that it had before it was released.
+func (d *Driver) putLabelsBack(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	var noted map[string]string
+	if err := json.Unmarshal([]byte(m.Annotations[v1alpha1.AnnotationPodLabels]), &noted); err != nil {
+		return fmt.Errorf("read annotation %s: %w", v1alpha1.AnnotationPodLabels, err)
+	}
+	back := map[string]any{}
+	for key, value := range noted {
+		if now, ok := pod.Labels[key]; !ok || now != value {
+			back[key] = value
+		}
+	}
+	if len(back) == 0 {
+		return nil
+	}
+	return client.IgnoreNotFound(d.setLabels(ctx, pod, back))
+}
+
+// setLabels changes labels of this very pod; nil takes one away.
+func (d *Driver) setLabels(ctx context.Context, pod *corev1.Pod, changed map[string]any) error {
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID, "labels": changed}})
+	if err != nil {
+		return err
+	}
+	if err := d.Client.Patch(ctx, pod.DeepCopy(), client.RawPatch(types.MergePatchType, data), fieldOwner); err != nil {
+		return fmt.Errorf("change labels of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// selectedBy are the keys of a pod's labels by which Services select it, sorted.
+func (d *Driver) selectedBy(ctx context.Context, pod *corev1.Pod) ([]string, error) {
+	var services corev1.ServiceList
+	if err := d.Reader.List(ctx, &services, client.InNamespace(pod.Namespace)); err != nil {
+		return nil, fmt.Errorf("list services in %s: %w", pod.Namespace, err)
+	}
+	keys := map[string]bool{}
+	for i := range services.Items {
+		selector := services.Items[i].Spec.Selector
+		if len(selector) > 0 && labels.SelectorFromSet(selector).Matches(labels.Set(pod.Labels)) {
+			for key := range selector {
+				keys[key] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(keys)), nil
+}
