@@ -47,13 +47,10 @@ func (a *Agent) callHook(ctx context.Context, pod *corev1.Pod, name string, hook
 		return nil
 	}
 	in, err := a.hookContainer(ctx, pod, hook)
-	result := v1alpha1.HookResult{}
-	if err == nil {
-		result = a.hooks.Call(ctx, name, hook, in)
-	} else {
-		result = hooks.Result(name, containerOfHook(pod, hook), "", 0, err)
+	if err != nil {
+		return a.noteHook(pod, hooks.Result(name, containerOfHook(pod, hook), "", 0, err), calls)
 	}
-	return a.noteHook(pod, result, calls)
+	return a.noteHook(pod, a.hooks.Call(ctx, name, hook, in), calls)
 }
 
 // noteHook keeps the result of a hook. Where it failed the pod's owner is told.

@@ -98,12 +98,13 @@ func moving(migrations []v1alpha1.Migration, podUID string) string {
 }
 
 // withdrawn says why no container of a pod may be created that was to take the place
-// of another one, which runs on, or "". Whoever gave the move up deletes the pod.
+// of another one, which runs on or was lost, or "". Whoever gave the move up deletes the pod.
 func withdrawn(migrations []v1alpha1.Migration, podUID string) string {
 	for i := range migrations {
 		m := &migrations[i]
 		claim, result := m.Status.Claim, m.Status.Result
-		if m.Planned() && claim != nil && string(claim.PodUID) == podUID && !m.SourceStopped() &&
+		stopped := m.Status.Source != nil && m.Status.Source.StoppedAt != nil
+		if m.Planned() && claim != nil && string(claim.PodUID) == podUID && !stopped &&
 			(result == v1alpha1.ResultWithdrawn || result == v1alpha1.ResultFailed) {
 			return fmt.Sprintf("migration %s, by which its pod was to take the place of pod %s, was given up", m.Name, m.Spec.Pod.Name)
 		}
@@ -114,7 +115,7 @@ func withdrawn(migrations []v1alpha1.Migration, podUID string) string {
 // parks says whether the claim's pod is to wait until its source has stopped: it was
 // made beside the old pod, which runs meanwhile.
 func parks(m *v1alpha1.Migration) bool {
-	return m.Spec.Strategy == v1alpha1.StrategyLive && m.Released() && m.Reached(v1alpha1.PhaseAccepted) &&
+	return m.Spec.Strategy == v1alpha1.StrategyLive && m.Open() && m.Released() && m.Reached(v1alpha1.PhaseAccepted) &&
 		!m.SourceStopped() && m.Status.Reason == ""
 }
 

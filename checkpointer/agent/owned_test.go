@@ -88,7 +88,7 @@ func newWorld(t *testing.T, inCache []ctrlclient.Object, inAPI ...ctrlclient.Obj
 	}
 	w := &world{}
 	down := errors.New("connection refused")
-	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(inAPI...).WithInterceptorFuncs(interceptor.Funcs{
+	w.api = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Migration{}).WithObjects(inAPI...).WithInterceptorFuncs(interceptor.Funcs{
 		Get: func(ctx context.Context, c ctrlclient.WithWatch, key ctrlclient.ObjectKey, into ctrlclient.Object, options ...ctrlclient.GetOption) error {
 			if w.silent.Load() {
 				return down

@@ -63,7 +63,7 @@ type stopper struct {
 // stop returns what is to be told when none of the pod's processes is left. After an
 // error the pod runs on, but for errUnfinished.
 func (s stopper) stop(ctx context.Context) (status v1alpha1.SourceStatus, err error) {
-	whole := context.WithoutCancel(ctx)
+	life, whole := ctx, context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeoutCause(ctx, stopTimeout, fmt.Errorf("the pod could not be stopped within %s", stopTimeout))
 	defer cancel()
 	if err := s.begin(); err != nil {
@@ -80,13 +80,13 @@ func (s stopper) stop(ctx context.Context) (status v1alpha1.SourceStatus, err er
 	pausedAt := metav1.NewMicroTime(last.TakenAt.Time)
 	status.PausedAt, status.Checkpoint = &pausedAt, &last
 	if err := s.secure(ctx, &status, pod); err != nil {
-		if ended := s.letGo(ctx, pod); ended != nil {
+		if ended := s.letGo(life, pod); ended != nil {
 			return status, ended
 		}
 		s.undo(whole)
 		return status, err
 	}
-	if err := s.kill(ctx, pod); err != nil {
+	if err := s.kill(life, pod); err != nil {
 		return status, err
 	}
 	stoppedAt := metav1.NewMicroTime(time.Now())
@@ -120,36 +120,33 @@ func (s stopper) secure(ctx context.Context, status *v1alpha1.SourceStatus, pod 
 // letGo lets the pod go on. Its note must not say then that it is to be killed, so that
 // it stands still for as long as that cannot be made sure of.
 func (s stopper) letGo(ctx context.Context, pod held) error {
-	// The time limit is over perhaps, and was not meant for this.
-	for {
-		err := s.retract()
-		if err == nil {
-			err = pod.Release(context.WithoutCancel(ctx))
+	return s.insist(ctx, "let a pod go on that cannot be stopped for its move", func(ctx context.Context) error {
+		if err := s.retract(); err != nil {
+			return err
 		}
-		if err == nil {
-			return nil
-		}
-		s.log.Error("let a pod go on that cannot be stopped for its move; trying again", "err", err)
-		if errors.Is(context.Cause(ctx), context.Canceled) {
-			return fmt.Errorf("%w: %w", errUnfinished, err)
-		}
-		time.Sleep(tryAgain)
-	}
+		return pod.Release(ctx)
+	})
 }
 
 // kill ends the pod's processes; from here on there is no way back.
 func (s stopper) kill(ctx context.Context, pod held) error {
+	return s.insist(ctx, "end the processes of a pod that is moved", pod.Kill)
+}
+
+// insist does something until it succeeds, or the checkpointer ends.
+func (s stopper) insist(ctx context.Context, what string, do func(context.Context) error) error {
 	for {
 		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
-		err := pod.Kill(attempt)
+		err := do(attempt)
 		cancel()
 		if err == nil {
 			return nil
 		}
-		s.log.Error("end the processes of a pod that is moved; trying again", "err", err)
-		if errors.Is(context.Cause(ctx), context.Canceled) {
+		s.log.Error(what+"; trying again", "err", err)
+		select {
+		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", errUnfinished, err)
+		case <-time.After(tryAgain):
 		}
-		time.Sleep(tryAgain)
 	}
 }
