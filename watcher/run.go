@@ -41,6 +41,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
 	"github.com/lifeboat-dev/lifeboat/watcher/migrate"
 	"github.com/lifeboat-dev/lifeboat/watcher/move"
+	"github.com/lifeboat-dev/lifeboat/watcher/trigger"
 )
 
 // Config is how a watcher runs. All fields are required.
@@ -55,6 +56,8 @@ type Config struct {
 	WebhookPort int
 	// MemberPort is the port of the membership, the same on every node.
 	MemberPort int
+	// Triggers is what moves pods without being asked.
+	Triggers trigger.Config
 	// Moves bounds how many pods are moved on purpose at a time.
 	Moves move.Limits
 	Log   *slog.Logger
@@ -145,6 +148,9 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 		Terms: permission.Default, Moves: config.Moves, Namespace: config.Namespace, Log: log,
 	}
 	if err := driver.SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	if err := addTriggers(mgr, config.Triggers, driver, log); err != nil {
 		return err
 	}
 	mgr.GetWebhookServer().Register(admission.Path, admission.OneReviewPerConnection(&webhook.Admission{Handler: admission.Handler{}}))

@@ -18,6 +18,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/membership"
 	"github.com/lifeboat-dev/lifeboat/watcher"
 	"github.com/lifeboat-dev/lifeboat/watcher/move"
+	"github.com/lifeboat-dev/lifeboat/watcher/trigger"
 )
 
 func main() {
@@ -31,7 +32,7 @@ func main() {
 
 // command is the program. Find says how to reach the cluster.
 func command(find func() (*rest.Config, error)) *cobra.Command {
-	config := watcher.Config{PodName: os.Getenv("POD_NAME"), PodIP: os.Getenv("POD_IP")}
+	config := watcher.Config{PodName: os.Getenv("POD_NAME"), PodIP: os.Getenv("POD_IP"), Triggers: trigger.Default}
 	level := slog.LevelInfo
 	c := &cobra.Command{
 		Use: "lifeboat-watcher", Short: "Notices the loss of nodes and recovers their protected pods",
@@ -52,6 +53,7 @@ func command(find func() (*rest.Config, error)) *cobra.Command {
 	flags.IntVar(&config.MemberPort, "member-port", membership.DefaultPort, "port of the membership, the same on every node")
 	flags.IntVar(&config.Moves.PerNode, "moves-per-node", move.DefaultLimits.PerNode, "how many pods are moved on purpose from and to one node at a time")
 	flags.IntVar(&config.Moves.Cluster, "moves-at-once", move.DefaultLimits.Cluster, "how many pods are moved on purpose at a time")
+	config.Triggers.AddFlags(flags)
 	flags.TextVar(&level, "log-level", level, "debug, info, warn or error")
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,7 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// ConfigurationName is the name of the MutatingWebhookConfiguration.
+// ConfigurationName is the name of the MutatingWebhookConfiguration, and of the
+// ValidatingWebhookConfiguration.
 const ConfigurationName = "lifeboat"
 
 const (
@@ -21,8 +23,8 @@ const (
 	bundleCheck = 30 * time.Second
 )
 
-// Bundle keeps the authority's certificate in the webhook's configuration, so
-// that the API server trusts the webhook: whoever applies the manifest again
+// Bundle keeps the authority's certificate in the webhooks' configurations, so
+// that the API server trusts the webhooks: whoever applies the manifest again
 // empties it.
 type Bundle struct {
 	Clientset kubernetes.Interface
@@ -35,8 +37,8 @@ type Bundle struct {
 func (b *Bundle) Start(ctx context.Context) error {
 	for {
 		pause := bundleCheck
-		if err := b.ensure(ctx); err != nil && ctx.Err() == nil {
-			b.Log.Warn("pods are not admitted by Lifeboat yet", "error", err)
+		if err := errors.Join(b.ensure(ctx, b.pods()), b.ensure(ctx, b.evictions())); err != nil && ctx.Err() == nil {
+			b.Log.Warn("the API server does not ask Lifeboat about pods, or about evictions, yet", "error", err)
 			pause = bundleRetry
 		}
 		select {
@@ -50,11 +52,65 @@ func (b *Bundle) Start(ctx context.Context) error {
 // NeedLeaderElection says that every watcher does this: any may be asked.
 func (b *Bundle) NeedLeaderElection() bool { return false }
 
-func (b *Bundle) ensure(ctx context.Context) error {
-	configurations := b.Clientset.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	configuration, err := configurations.Get(ctx, ConfigurationName, metav1.GetOptions{})
+// configuration is one object that tells the API server of webhooks.
+type configuration struct {
+	kind  string
+	read  func(ctx context.Context) ([]trusted, error)
+	patch func(ctx context.Context, patch []byte) error
+}
+
+// trusted is a webhook by its name, and the certificate by which it is known.
+type trusted struct {
+	name string
+	ca   []byte
+}
+
+func (b *Bundle) pods() configuration {
+	client := b.Clientset.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	return configuration{
+		kind: "MutatingWebhookConfiguration",
+		read: func(ctx context.Context) (webhooks []trusted, err error) {
+			c, err := client.Get(ctx, ConfigurationName, metav1.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			for _, w := range c.Webhooks {
+				webhooks = append(webhooks, trusted{w.Name, w.ClientConfig.CABundle})
+			}
+			return webhooks, nil
+		},
+		patch: func(ctx context.Context, patch []byte) error {
+			_, err := client.Patch(ctx, ConfigurationName, types.JSONPatchType, patch, metav1.PatchOptions{})
+			return err
+		},
+	}
+}
+
+func (b *Bundle) evictions() configuration {
+	client := b.Clientset.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	return configuration{
+		kind: "ValidatingWebhookConfiguration",
+		read: func(ctx context.Context) (webhooks []trusted, err error) {
+			c, err := client.Get(ctx, ConfigurationName, metav1.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			for _, w := range c.Webhooks {
+				webhooks = append(webhooks, trusted{w.Name, w.ClientConfig.CABundle})
+			}
+			return webhooks, nil
+		},
+		patch: func(ctx context.Context, patch []byte) error {
+			_, err := client.Patch(ctx, ConfigurationName, types.JSONPatchType, patch, metav1.PatchOptions{})
+			return err
+		},
+	}
+}
+
+func (b *Bundle) ensure(ctx context.Context, c configuration) error {
+	webhooks, err := c.read(ctx)
 	if err != nil {
-		return fmt.Errorf("read webhook configuration %s: %w", ConfigurationName, err)
+		return fmt.Errorf("read %s %s: %w", c.kind, ConfigurationName, err)
 	}
 	type step struct {
 		Op    string `json:"op"`
@@ -62,13 +118,13 @@ func (b *Bundle) ensure(ctx context.Context) error {
 		Value any    `json:"value"`
 	}
 	var steps []step
-	for i, webhook := range configuration.Webhooks {
-		if bytes.Equal(webhook.ClientConfig.CABundle, b.CA) {
+	for i, webhook := range webhooks {
+		if bytes.Equal(webhook.ca, b.CA) {
 			continue
 		}
 		// The test makes sure that the list is still the one that was read.
 		steps = append(steps,
-			step{"test", fmt.Sprintf("/webhooks/%d/name", i), webhook.Name},
+			step{"test", fmt.Sprintf("/webhooks/%d/name", i), webhook.name},
 			step{"add", fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i), b.CA})
 	}
 	if len(steps) == 0 {
@@ -76,11 +132,11 @@ func (b *Bundle) ensure(ctx context.Context) error {
 	}
 	patch, err := json.Marshal(steps)
 	if err != nil {
-		return fmt.Errorf("write the webhook's certificate: %w", err)
+		return fmt.Errorf("write the webhooks' certificate: %w", err)
 	}
-	if _, err := configurations.Patch(ctx, ConfigurationName, types.JSONPatchType, patch, metav1.PatchOptions{}); err != nil {
-		return fmt.Errorf("write the webhook's certificate into configuration %s: %w", ConfigurationName, err)
+	if err := c.patch(ctx, patch); err != nil {
+		return fmt.Errorf("write the webhooks' certificate into %s %s: %w", c.kind, ConfigurationName, err)
 	}
-	b.Log.Info("webhook's certificate written", "configuration", ConfigurationName)
+	b.Log.Info("webhooks' certificate written", "configuration", c.kind)
 	return nil
 }
