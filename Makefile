@@ -92,6 +92,11 @@ bench-rto: ## Measure recovery over twenty node losses, beside stock Kubernetes 
 soak: ## Keep the nodes as busy as they get: no pod may be moved or stand still for long (ARGS='--for 2h')
 	go run ./e2e/soak $(ARGS)
 
+.PHONY: experiments
+experiments: ## Measure every way to move a pod, and write docs/experiments.md (as root, hours; ARGS='--small --runs 1')
+	go run ./experiments run $(ARGS)
+	go run ./experiments report
+
 .PHONY: bench-checkpoint
 bench-checkpoint: ## Measure a checkpoint's pause beside runc's (as root; ARGS='--quick')
 	go run ./e2e/bench checkpoint $(ARGS)

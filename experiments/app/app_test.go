@@ -53,7 +53,7 @@ func TestCheckFindsWrongPages(t *testing.T) {
 	}
 	clear(a.memory.page(3))      // as if it had not been restored
 	a.memory.fill(20)            // as it is
-	a.memory.versions[30] += 1   // as if an older one had been
+	a.memory.versions[30]++      // as if an older one had been
 	a.memory.page(63)[4095] ^= 1 // a bit
 	if got := health(t, server).Wrong; got != 3 {
 		t.Errorf("%d pages are wrong, want 3", got)

@@ -201,7 +201,8 @@ func (a *act) measure(ctx context.Context) (matrix.Row, error) {
 			return row, err
 		}
 	}
-	return row, a.inspect(ctx, &row, requests, rewritten, end.Sub(begin))
+	err = a.inspect(ctx, &row, requests, rewritten, end.Sub(begin))
+	return row, err
 }
 
 // answered waits until a client has an answer after the move's end.

@@ -73,7 +73,7 @@ func Object(cell matrix.Cell, namespace string) client.Object {
 func Pod(cell matrix.Cell, namespace, name string) *corev1.Pod {
 	t := template(cell)
 	t.Spec.RestartPolicy = corev1.RestartPolicyNever
-	t.ObjectMeta.Name, t.ObjectMeta.Namespace = name, namespace
+	t.Name, t.Namespace = name, namespace
 	return &corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec}
 }
 

@@ -41,15 +41,13 @@ func (r *redis) pages() int { return int(r.cell.Bytes() / content.PageSize) }
 
 func (r *redis) Read(ctx context.Context) error {
 	return r.pool.with(ctx, func(conn *resp) error {
-		_, err := conn.do(ctx, "EXISTS", countsKey)
-		return err
+		return conn.do(ctx, "EXISTS", countsKey)
 	})
 }
 
 func (r *redis) Add(ctx context.Context, key string) error {
 	return r.pool.with(ctx, func(conn *resp) error {
-		_, err := conn.do(ctx, "HINCRBY", countsKey, key, "1")
-		return err
+		return conn.do(ctx, "HINCRBY", countsKey, key, "1")
 	})
 }
 

@@ -99,8 +99,8 @@ func (r *resp) line() (string, error) {
 	return line, nil
 }
 
-// do sends a command and reads its reply.
-func (r *resp) do(ctx context.Context, words ...string) ([]byte, error) {
+// do sends a command and reads its reply, of which only an error matters.
+func (r *resp) do(ctx context.Context, words ...string) error {
 	defer r.bound(ctx)()
 	raw := make([][]byte, len(words))
 	for i, word := range words {
@@ -108,7 +108,8 @@ func (r *resp) do(ctx context.Context, words ...string) ([]byte, error) {
 	}
 	r.send(raw...)
 	if err := r.flush(); err != nil {
-		return nil, err
+		return err
 	}
-	return r.reply()
+	_, err := r.reply()
+	return err
 }

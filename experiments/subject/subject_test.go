@@ -52,9 +52,9 @@ func TestClientCountsWhatItAdds(t *testing.T) {
 			t.Fatal(err)
 		}
 		server := httptest.NewServer(served.Handler())
-		defer server.Close()
+		t.Cleanup(server.Close)
 		c := newWeb(matrix.Cell{Application: a}, (&net.Dialer{}).DialContext, server.Listener.Addr().String())
-		defer c.Close()
+		t.Cleanup(c.Close)
 		work(t, c)
 	}
 }
