@@ -130,15 +130,26 @@ func whyNot(m *v1alpha1.Migration) string {
 		return fmt.Sprintf("it was closed as %s", m.Status.Result)
 	case m.Status.Claim != nil:
 		return fmt.Sprintf("pod %s has claimed it", m.Status.Claim.PodName)
+	case m.Withdrawing():
+		return fmt.Sprintf("it is being withdrawn (%s)", m.Status.Reason)
 	default:
 		return "it is being deleted"
 	}
 }
 
 func claimMessage(m *v1alpha1.Migration, node string, ps *predictions) string {
-	lost := fmt.Sprintf("Takes the place of pod %s, lost with node %s (migration %s)", m.Spec.Pod.Name, m.Spec.SourceNode, m.Name)
+	how := "lost with"
+	if m.Planned() {
+		how = "moved off"
+	}
+	lost := fmt.Sprintf("Takes the place of pod %s, %s node %s (migration %s)", m.Spec.Pod.Name, how, m.Spec.SourceNode, m.Name)
 	held := m.Status.Checkpoint
-	if held == nil {
+	switch {
+	case m.Planned() && m.Spec.Strategy == v1alpha1.StrategyApplication:
+		return fmt.Sprintf("%s: starts on node %s, and takes the state over there", lost, node)
+	case m.Planned() && !m.SourceStopped():
+		return fmt.Sprintf("%s: to be restored on node %s when that is stopped", lost, node)
+	case held == nil:
 		return fmt.Sprintf("%s: starts anew on node %s, because no node holds a checkpoint", lost, node)
 	}
 	text := fmt.Sprintf("%s: to be restored on node %s from generation %d", lost, node, held.Generation)

@@ -72,8 +72,8 @@ func (p *Lifeboat) prepare(pod *corev1.Pod) (*v1alpha1.Migration, *hold) {
 			return m, reading("the Fences", err)
 		}
 	}
-	if m == nil {
-		return nil, nil
+	if m == nil || m.Planned() {
+		return m, nil
 	}
 	source := p.records.node(m.Spec.SourceNode)
 	if source == nil || source.fence.Spec.State == v1alpha1.FenceRunning {

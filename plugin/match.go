@@ -36,21 +36,40 @@ func Match(pod *corev1.Pod, migrations []*v1alpha1.Migration) *v1alpha1.Migratio
 }
 
 // claimable says whether the Migration is one that the pod may claim, if only
-// once it is prepared. While its node is not fenced the lost pod may still run and
-// has no successor: it is nobody's then.
+// once it is prepared.
 func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
-	return m.Open() && m.DeletionTimestamp == nil && m.Status.Phase != v1alpha1.PhaseDetected && m.Status.Held == nil &&
+	return m.Open() && m.DeletionTimestamp == nil && m.Status.Held == nil && awaitsSuccessor(m) &&
 		succeeds(pod, m) && (m.Status.Claim == nil || claimedBy(pod, m))
 }
 
-// fenced says whether the lost pod's node is known to be fenced.
+// awaitsSuccessor says whether there can be a pod that takes the moved one's place. While
+// its node is not fenced a lost pod may still run and has no successor: its Migration is
+// nobody's then. Of a planned move there is one when the pod is released, so that another
+// one is made beside it, or stopped; a move that is given up has none. What is only
+// replaced has nothing to claim.
+func awaitsSuccessor(m *v1alpha1.Migration) bool {
+	if !m.Planned() {
+		return m.Status.Phase != v1alpha1.PhaseDetected
+	}
+	return m.Spec.Strategy != v1alpha1.StrategyReplace && !m.Withdrawing() && m.Reached(v1alpha1.PhaseAccepted) &&
+		(m.Released() || m.Reached(v1alpha1.PhaseStopped))
+}
+
+// fenced says whether the lost pod's node is known to be fenced or, of a planned move,
+// that its successor may come.
 func fenced(m *v1alpha1.Migration) bool {
-	return m.Status.Phase != "" && m.Status.Phase != v1alpha1.PhaseDetected && m.Status.Held == nil
+	return m.Status.Phase != "" && m.Status.Held == nil && awaitsSuccessor(m)
 }
 
 // prepared says whether the watcher has written what there is to restore, and the
-// lost pod is gone. Until then its node may come back with it.
-func prepared(m *v1alpha1.Migration) bool { return fenced(m) && m.Status.Phase != v1alpha1.PhaseFenced }
+// lost pod is gone. Until then its node may come back with it. The successor of a pod
+// that was released is placed while that still runs, and waits on its node.
+func prepared(m *v1alpha1.Migration) bool {
+	if m.Planned() {
+		return fenced(m) && (m.Released() || m.Reached(v1alpha1.PhaseDeleted))
+	}
+	return fenced(m) && m.Status.Phase != v1alpha1.PhaseFenced
+}
 
 func claimedBy(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID

@@ -30,7 +30,7 @@ func lost(name, podName, ownerKind string, ownerUID types.UID, change ...func(*v
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), CreationTimestamp: at(0)},
 		Spec: v1alpha1.MigrationSpec{
 			Pod:        v1alpha1.PodIdentity{Name: podName, UID: "old", OwnerKind: ownerKind, OwnerUID: ownerUID},
-			SourceNode: "node-a",
+			SourceNode: "node-a", Strategy: v1alpha1.StrategyFailover,
 		},
 	}
 	for _, c := range change {

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,9 @@ type placement struct {
 	// failure domain, "" where that is not known.
 	source facts
 	domain string
+	// only is the one node that a planned move may go to, and avoid the one that it leaves;
+	// "" for none.
+	only, avoid string
 	// handler is what the pod needs of a node's container runtime, "" for nothing.
 	handler string
 	// images are those of the pod's container images that some node has.
@@ -35,17 +39,45 @@ type placement struct {
 // Clone is what the scheduler's copies of its state hold.
 func (pl *placement) Clone() framework.StateData { return pl }
 
-// restores says whether the pod is to be restored from a checkpoint.
+// restores says whether the pod is to be restored from a checkpoint. Of a planned move
+// there may be none yet: it is taken when the pod is stopped.
 func (pl *placement) restores() bool {
-	return pl.migration != nil && pl.migration.Status.Checkpoint != nil
+	switch m := pl.migration; {
+	case m == nil, m.Spec.Strategy == v1alpha1.StrategyApplication:
+		return false
+	default:
+		return m.Status.Checkpoint != nil || m.Planned() && !m.Reached(v1alpha1.PhaseStopped)
+	}
 }
 
-// bytes is how much memory a restore needs.
+// bytes is how much memory a restore needs, as far as that is known.
 func (pl *placement) bytes() int64 {
-	if !pl.restores() {
+	if !pl.restores() || pl.migration.Status.Checkpoint == nil {
 		return 0
 	}
 	return pl.migration.Status.Checkpoint.Bytes
+}
+
+// holds says whether a node is known to hold the checkpoint.
+func (pl *placement) holds(node string) bool {
+	held := pl.migration.Status.Checkpoint
+	return held != nil && slices.Contains(held.Holders, node)
+}
+
+// choose notes where a planned move may go. Until the pod is stopped it can stay where it
+// is, so that nowhere else will do; after that it has to run again, and wide says that it
+// has been tried so. It returns whether there is a choice that may yet be given up.
+func (pl *placement) choose(wide bool) (narrowed bool) {
+	m := pl.migration
+	if m == nil || !m.Planned() {
+		return false
+	}
+	stopped := m.SourceStopped()
+	if stopped && wide {
+		return false
+	}
+	pl.only, pl.avoid = m.Spec.TargetNode, m.Spec.SourceNode
+	return stopped
 }
 
 // placementOf is what PreFilter found out in this scheduling cycle, nil for a
@@ -79,11 +111,12 @@ func (p *Lifeboat) PreFilter(_ context.Context, state framework.CycleState, pod 
 		pl.domain = p.domainOf(m.Spec.SourceNode)
 		pl.images = p.somewhere(imagesOf(pod), pl, nodes)
 	}
+	chosen := pl.choose(p.waiting.get(pod).wide)
 	names := p.narrow(pod, pl, nodes)
-	pl.narrowed = names != nil
+	pl.narrowed = names != nil || chosen
 	p.waiting.tried(pod, pl)
 	state.Write(stateKey, pl)
-	if pl.narrowed {
+	if names != nil {
 		return &framework.PreFilterResult{NodeNames: names}, nil
 	}
 	return nil, nil

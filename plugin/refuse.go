@@ -19,6 +19,9 @@ const (
 // refused says why a node may not take the pod, whatever else runs on it; "" when
 // it may. known is nil when it has no Fence.
 func refused(pl *placement, object *corev1.Node, known *node) string {
+	if reason := refusedByMove(pl, object.Name); reason != "" {
+		return reason
+	}
 	if reason := refusedByFence(pl, known); reason != "" {
 		return reason
 	}
@@ -29,6 +32,17 @@ func refused(pl *placement, object *corev1.Node, known *node) string {
 		return CannotRestore + ": its container runtime does not know the handler " + pl.handler
 	}
 	return "node's container runtime does not know the handler " + pl.handler
+}
+
+// refusedByMove is what the planned move says that the pod takes part in.
+func refusedByMove(pl *placement, node string) string {
+	switch {
+	case pl.only != "" && node != pl.only:
+		return "the pod is being moved to another node"
+	case node == pl.avoid && pl.avoid != "":
+		return "the pod is being moved off the node"
+	}
+	return ""
 }
 
 // refusedByFence is what a node's Fence alone says.

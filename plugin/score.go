@@ -61,7 +61,7 @@ func (p *Lifeboat) Score(_ context.Context, state framework.CycleState, _ *corev
 func (p *Lifeboat) predict(pl *placement, info framework.NodeInfo) time.Duration {
 	object := info.Node()
 	site := Site{
-		Holder:        slices.Contains(pl.migration.Status.Checkpoint.Holders, object.Name),
+		Holder:        pl.holds(object.Name),
 		MissingImages: missing(pl.images, info),
 		SameDomain:    pl.domain != "" && object.Labels[*p.args.DomainLabel] == pl.domain,
 	}
