@@ -3,18 +3,13 @@ package kubectl
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
-	"net/url"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -23,24 +18,24 @@ import (
 const pauseHelp = `Pause recoveries, for planned work on the network or the control plane.
 
 While they are paused, no node is declared lost and no pod is moved. Checkpoints go on. What would have been done is seen in
-"kubectl get migrations -A". Recoveries whose node is fenced already go on.`
+"kubectl lifeboat migrations -A". Recoveries whose node is fenced already go on.`
 
-func newPause(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams) *cobra.Command {
+func newPause(b base) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "pause", Short: "Pause recoveries",
 		Long: pauseHelp, Example: `  kubectl lifeboat pause --reason "switches of rack 4 are exchanged"`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "kubectl lifeboat pause"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			value := v1alpha1.PausedRecoveries(reason)
-			if _, err := setRecoveries(cmd.Context(), flags, &value); err != nil {
+			if _, err := b.setRecoveries(cmd.Context(), &value); err != nil {
 				return err
 			}
 			why, err := v1alpha1.ParseRecoveries(value)
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(streams.Out, "Recoveries are paused: %s. Pods of nodes that are lost now stay where they are until %q.\n",
+			_, err = fmt.Fprintf(b.streams.Out, "Recoveries are paused: %s. Pods of nodes that are lost now stay where they are until %q.\n",
 				why, "kubectl lifeboat resume")
 			return err
 		},
@@ -49,12 +44,12 @@ func newPause(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOS
 	return cmd
 }
 
-func newResume(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams) *cobra.Command {
+func newResume(b base) *cobra.Command {
 	return &cobra.Command{
 		Use: "resume", Short: "Resume recoveries that were paused",
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0, "kubectl lifeboat resume"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			before, err := setRecoveries(cmd.Context(), flags, nil)
+			before, err := b.setRecoveries(cmd.Context(), nil)
 			if err != nil {
 				return err
 			}
@@ -62,7 +57,7 @@ func newResume(flags *genericclioptions.ConfigFlags, streams genericiooptions.IO
 			if reason, err := v1alpha1.ParseRecoveries(before); err == nil && reason == "" {
 				text = "Recoveries were not paused."
 			}
-			_, err = fmt.Fprintln(streams.Out, text)
+			_, err = fmt.Fprintln(b.streams.Out, text)
 			return err
 		},
 	}
@@ -70,8 +65,8 @@ func newResume(flags *genericclioptions.ConfigFlags, streams genericiooptions.IO
 
 // setRecoveries writes the key of Lifeboat's ConfigMap that pauses recoveries, or
 // removes it where the value is nil. It returns what the key said before.
-func setRecoveries(ctx context.Context, flags *genericclioptions.ConfigFlags, value *string) (before string, err error) {
-	api, _, err := connect(flags)
+func (b base) setRecoveries(ctx context.Context, value *string) (before string, err error) {
+	api, err := b.connect()
 	if err != nil {
 		return "", err
 	}
@@ -95,7 +90,7 @@ func setRecoveries(ctx context.Context, flags *genericclioptions.ConfigFlags, va
 		return "", nil
 	}
 	if err != nil {
-		return "", unreachable(err, fmt.Sprintf("read ConfigMap %s", key))
+		return "", failed(err, "read ConfigMap %s", key)
 	}
 	before = config.Data[v1alpha1.ConfigRecoveries]
 	patch, err := json.Marshal(map[string]any{"data": map[string]any{v1alpha1.ConfigRecoveries: value}})
@@ -106,14 +101,4 @@ func setRecoveries(ctx context.Context, flags *genericclioptions.ConfigFlags, va
 		return "", fmt.Errorf("change ConfigMap %s: %w", key, err)
 	}
 	return before, nil
-}
-
-// unreachable says what to do about an error, where the cluster did not answer at all.
-func unreachable(err error, doing string) error {
-	var network net.Error
-	var request *url.Error
-	if errors.As(err, &request) && errors.As(err, &network) {
-		return fmt.Errorf("reach the cluster: %w; see kubectl config get-contexts", err)
-	}
-	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -7,73 +7,102 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
-// Exit statuses, the same for every command.
-const (
-	// ExitYes: what was asked for is so.
-	ExitYes = 0
-	// ExitNo: it is not so.
-	ExitNo = 1
-	// ExitUnknown: it cannot be told, or the command failed.
-	ExitUnknown = 2
-)
+const rootHelp = `Lifeboat keeps stateful pods alive through the loss of their node, and moves them on purpose.
 
-// answer is an answer other than yes. The command has printed it already.
-type answer struct{ status int }
+Exit status, of every command but check:
+  0    done
+  1    the command failed
+  2    the command was not called as it has to be; nothing was done
+  3    the pod was moved, but it started anew, without its memory
+  4    the move was withdrawn or failed
+  5    it takes longer than --timeout, and goes on in the cluster
+  130  interrupted; it goes on in the cluster
+Of several pods the highest one counts.`
 
-func (a *answer) Error() string { return fmt.Sprintf("exit status %d", a.status) }
-
-// ExitStatus is the exit status that a command's error stands for.
-func ExitStatus(err error) int {
-	var a *answer
-	switch {
-	case err == nil:
-		return ExitYes
-	case errors.As(err, &a):
-		return a.status
-	default:
-		return ExitUnknown
-	}
-}
-
-// Message is what to print about a command's error; empty for an answer that
-// the command has printed itself.
-func Message(err error) string {
-	var a *answer
-	if err == nil || errors.As(err, &a) {
-		return ""
-	}
-	return err.Error()
+// base is what every command needs.
+type base struct {
+	flags   *genericclioptions.ConfigFlags
+	streams genericiooptions.IOStreams
+	now     func() time.Time
 }
 
 // New returns the command with its subcommands.
 func New(streams genericiooptions.IOStreams) *cobra.Command {
-	flags := genericclioptions.NewConfigFlags(true)
+	b := base{flags: genericclioptions.NewConfigFlags(true), streams: streams, now: time.Now}
 	root := &cobra.Command{
-		Use:           "kubectl-lifeboat",
-		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl lifeboat"},
-		Short:         "Says of pods what Lifeboat can do for them, and pauses it",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:         "kubectl-lifeboat",
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl lifeboat"},
+		Short:       "Shows how pods are protected, moves them, and pauses recoveries",
+		Long:        rootHelp,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usage("unknown command %q%s; see %q", args[0], didYouMean(cmd.SuggestionsFor(args[0])), "kubectl lifeboat --help")
+		},
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		SilenceErrors:              true,
 	}
-	flags.AddFlags(root.PersistentFlags())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usage("%w; see %q", err, cmd.CommandPath()+" --help")
+	})
+	b.flags.AddFlags(root.PersistentFlags())
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)
-	root.AddCommand(newCheck(flags, streams), newPause(flags, streams), newResume(flags, streams), newVersion(streams))
+	root.AddCommand(
+		newStatus(b), newCheckpoints(b), newMigrations(b), newDescribe(b), newCheck(b),
+		newCheckpoint(b), newMigrate(b), newCancel(b), newDrain(b),
+		newPause(b), newResume(b), newVersion(b),
+	)
+	_ = root.RegisterFlagCompletionFunc("namespace", b.completeNamespaces)
 	return root
 }
 
-func newVersion(streams genericiooptions.IOStreams) *cobra.Command {
+// arguments is the check of a command's arguments: from least to most of them, any
+// number where most is negative. The example shows how it is called.
+func arguments(least, most int, example string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least && least == most:
+			return usage("%s needs %s, as in %q", cmd.CommandPath(), strings.TrimPrefix(cmd.Use, cmd.Name()+" "), example)
+		case len(args) < least:
+			return usage("%s needs at least one name, as in %q", cmd.CommandPath(), example)
+		case most >= 0 && len(args) > most:
+			return usage("%q is one argument too many for %s, which is called as in %q", args[most], cmd.CommandPath(), example)
+		}
+		for _, name := range args {
+			if name == "" {
+				return usage("a name is empty; %s is called as in %q", cmd.CommandPath(), example)
+			}
+		}
+		return nil
+	}
+}
+
+// didYouMean proposes names, or is empty where there are none.
+func didYouMean(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return "; did you mean " + strings.Join(names, " or ") + "?"
+}
+
+func newVersion(b base) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version of this program", Args: arguments(0, 0, "kubectl lifeboat version"),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(streams.Out, version())
+			_, err := fmt.Fprintln(b.streams.Out, version())
 			return err
 		},
 	}
@@ -92,3 +121,9 @@ func version() string {
 	}
 	return fmt.Sprintf("%s %s/%s", text, runtime.GOOS, runtime.GOARCH)
 }
+
+// errInterrupted and errTimeout are why a command waits no longer.
+var (
+	errInterrupted = &ended{status: ExitInterrupted}
+	errTimeout     = errors.New("it took longer than --timeout")
+)

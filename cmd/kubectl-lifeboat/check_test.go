@@ -58,7 +58,7 @@ func expect(t *testing.T, kubeconfig string, status int, text string, arguments 
 	if got != status || !strings.Contains(stdout+stderr, text) {
 		t.Errorf("%v: exit status %d, want %d; %q must be in:\n%s\nor on the error output:\n%s", arguments, got, status, text, stdout, stderr)
 	}
-	if (stderr != "") != (status == 2 && stdout == "") {
+	if (stderr != "") != (status != 0 && stdout == "") {
 		t.Errorf("%v: error output %q, beside %q", arguments, stderr, stdout)
 	}
 	return stdout
@@ -68,9 +68,16 @@ func TestWithoutCluster(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none")
 	expect(t, none, 2, "reach the cluster", "check", "web-0", "--server", "http://"+controlplane.FreeAddress(t))
 	expect(t, none, 2, "context was not found for specified context: far", "check", "web-0", "--context", "far")
-	expect(t, none, 2, "name one pod", "check")
+	expect(t, none, 2, "kubectl lifeboat check needs POD", "check")
 	expect(t, none, 2, "unknown output format", "check", "web-0", "-o", "xml")
-	expect(t, none, 2, "unknown command", "chekc")
+	expect(t, none, 2, `unknown command "chekc"; did you mean check?`, "chekc")
+	expect(t, none, 2, `unknown flag: --stratgy; see "kubectl lifeboat migrate --help"`, "migrate", "web-0", "--stratgy", "live")
+	expect(t, none, 2, "use live, warm, cold, application or replace", "migrate", "web-0", "--strategy", "hot")
+	expect(t, none, 2, "use none, client or server", "drain", "n1", "--dry-run", "yes")
+	expect(t, none, 2, "allowed formats are", "migrations", "-o", "xml")
+	expect(t, none, 2, "name pods or use --selector", "migrate", "web-0", "-l", "a=b")
+	expect(t, none, 2, `describe "web-0" is not known`, "describe", "web-0")
+	expect(t, none, 1, "reach the cluster", "status", "--server", "http://"+controlplane.FreeAddress(t))
 	if out := expect(t, none, 0, "", "version"); out == "" {
 		t.Error("version prints nothing")
 	}
@@ -97,23 +104,25 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// install installs the CRD, and waits until it is served.
-func (c *cluster) install() {
+// install installs CRDs, and waits until they are served.
+func (c *cluster) install(kinds map[string]client.ObjectList) {
 	c.t.Helper()
-	content, err := os.ReadFile("../../manifests/crds/lifeboat.dev_checkpoints.yaml")
-	if err != nil {
-		c.t.Fatal(err)
+	for kind, list := range kinds {
+		content, err := os.ReadFile("../../manifests/crds/lifeboat.dev_" + kind + ".yaml")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		object := &unstructured.Unstructured{}
+		if err := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096).Decode(object); err != nil && !errors.Is(err, io.EOF) {
+			c.t.Fatal(err)
+		}
+		if err := c.Create(c.t.Context(), object); err != nil {
+			c.t.Fatal(err)
+		}
+		controlplane.Eventually(c.t, 60*time.Second, kind+" are served", func(ctx context.Context) error {
+			return c.List(ctx, list)
+		})
 	}
-	object := &unstructured.Unstructured{}
-	if err := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096).Decode(object); err != nil && !errors.Is(err, io.EOF) {
-		c.t.Fatal(err)
-	}
-	if err := c.Create(c.t.Context(), object); err != nil {
-		c.t.Fatal(err)
-	}
-	controlplane.Eventually(c.t, 30*time.Second, "checkpoints are served", func(ctx context.Context) error {
-		return c.List(ctx, &v1alpha1.CheckpointList{})
-	})
 }
 
 // pod creates a pod that runs, as far as the API tells.
@@ -171,7 +180,7 @@ func TestCheck(t *testing.T) {
 
 	early := c.pod("early", nil)
 	expect(t, admin, 2, "Lifeboat is not installed in this cluster", "check", "early", "-n", "shop")
-	c.install()
+	c.install(map[string]client.ObjectList{"checkpoints": &v1alpha1.CheckpointList{}})
 	expect(t, admin, 2, "node n1 has not looked at its containers yet", "check", "early", "-n", "shop")
 
 	c.report(early, preflight.Report{})

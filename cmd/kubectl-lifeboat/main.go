@@ -1,5 +1,5 @@
-// Kubectl-lifeboat is run by kubectl as "kubectl lifeboat": it says of pods what
-// Lifeboat can do for them.
+// Kubectl-lifeboat is run by kubectl as "kubectl lifeboat": it shows how pods are
+// protected, and moves them.
 package main
 
 import (
@@ -15,8 +15,9 @@ import (
 )
 
 func main() {
+	// A second interrupt ends the program at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop)
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	err := kubectl.New(streams).ExecuteContext(ctx)
 	if message := kubectl.Message(err); message != "" {
