@@ -120,7 +120,7 @@ func (d *Driver) begin(ctx context.Context, m *v1alpha1.Migration, fence *v1alph
 	if err != nil {
 		return err
 	}
-	m.Status.Checkpoint = d.Holders.Newest(ctx, m.Namespace, m.Spec.Pod.UID, fences)
+	m.Status.Checkpoint = d.Holders.Newest(ctx, d.sought(ctx, m.Namespace, m.Spec.Pod.Name, m.Spec.Pod.UID), fences)
 	stamp(m, v1alpha1.PhaseDetected, detected)
 	stamp(m, v1alpha1.PhaseFenced, fenced)
 	meta.SetStatusCondition(&m.Status.Conditions, metav1.Condition{

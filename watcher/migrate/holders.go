@@ -28,7 +28,20 @@ const (
 	// answersKept is how long an answer that was got during the wait is used. The
 	// pod's node is fenced by then, so nothing newer appears.
 	answersKept = 10 * time.Second
+	// othersTime is how much longer nodes are waited for that are not expected to hold
+	// anything, once those that are have answered.
+	othersTime = 100 * time.Millisecond
 )
+
+// Sought is a pod whose generations are looked for.
+type Sought struct {
+	Namespace string
+	Pod       types.UID
+	// Generation is the newest that was reported, and Nodes those that had it then: they
+	// are asked first. A pod's generations stay on the same nodes while these live.
+	Generation int64
+	Nodes      []string
+}
 
 // Holders asks checkpointers which generations they hold. Its methods may be
 // called from any goroutine.
@@ -36,6 +49,8 @@ type Holders struct {
 	tls  *tls.Config
 	log  *slog.Logger
 	slot chan struct{}
+	// held asks one checkpointer what it holds of a pod.
+	held func(ctx context.Context, address, namespace string, pod types.UID) ([]*peerv1.Generation, error)
 
 	mu      sync.Mutex
 	peers   map[string]*grpc.ClientConn
@@ -50,8 +65,10 @@ type kept struct {
 // NewHolders returns a Holders that reaches checkpointers with the given
 // configuration, identity.Authority.ClientTLS.
 func NewHolders(config *tls.Config, log *slog.Logger) *Holders {
-	return &Holders{tls: config, log: log, slot: make(chan struct{}, questionsAtOnce),
+	h := &Holders{tls: config, log: log, slot: make(chan struct{}, questionsAtOnce),
 		peers: map[string]*grpc.ClientConn{}, answers: map[types.UID]kept{}}
+	h.held = h.ask
+	return h
 }
 
 // Close closes all connections.
@@ -67,22 +84,23 @@ func (h *Holders) Close() {
 // Newest returns the newest generation of a pod and the nodes that hold it, or nil
 // when none was reported. It asks every node of the fences that may run pods, all
 // at once, unless Keep has just done so. A node that does not answer in time is
-// passed over.
-func (h *Holders) Newest(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) *v1alpha1.HeldCheckpoint {
+// passed over; so are those that were not expected to hold anything, soon after the
+// others have shown what was reported or newer.
+func (h *Holders) Newest(ctx context.Context, sought Sought, fences []v1alpha1.Fence) *v1alpha1.HeldCheckpoint {
 	h.mu.Lock()
-	answer, ok := h.answers[pod]
+	answer, ok := h.answers[sought.Pod]
 	h.mu.Unlock()
 	if ok && time.Since(answer.at) <= answersKept {
 		return answer.checkpoint.DeepCopy()
 	}
-	newest, _ := h.askAll(ctx, namespace, pod, fences)
+	newest, _ := h.askAll(ctx, sought, fences)
 	return newest
 }
 
 // Keep asks as Newest does, and keeps the answer for it. An answer that there is
 // nothing is kept only when every node gave it.
-func (h *Holders) Keep(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) {
-	newest, all := h.askAll(ctx, namespace, pod, fences)
+func (h *Holders) Keep(ctx context.Context, sought Sought, fences []v1alpha1.Fence) {
+	newest, all := h.askAll(ctx, sought, fences)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for uid, old := range h.answers {
@@ -91,43 +109,81 @@ func (h *Holders) Keep(ctx context.Context, namespace string, pod types.UID, fen
 		}
 	}
 	if newest != nil || all {
-		h.answers[pod] = kept{newest, time.Now()}
+		h.answers[sought.Pod] = kept{newest, time.Now()}
 	}
 }
 
-// askAll asks every node, and says whether all of them answered.
-func (h *Holders) askAll(ctx context.Context, namespace string, pod types.UID, fences []v1alpha1.Fence) (newest *v1alpha1.HeldCheckpoint, all bool) {
-	type held struct {
-		node        string
-		generations []*peerv1.Generation
-	}
-	var (
-		wg      sync.WaitGroup
-		mu      sync.Mutex
-		reports []held
-		asked   int
-	)
+// report is what one node says that it holds, nil generations when it does not answer.
+type report struct {
+	node        string
+	generations []*peerv1.Generation
+	err         error
+}
+
+// askAll asks every node, those first that are expected to hold something, and says
+// whether all of them answered.
+func (h *Holders) askAll(ctx context.Context, sought Sought, fences []v1alpha1.Fence) (newest *v1alpha1.HeldCheckpoint, all bool) {
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	reports := make(chan report, len(fences))
+	expected, asked := map[string]bool{}, 0
 	for _, fence := range fences {
 		address := fence.Status.Facts.PeerAddress
 		if fence.Spec.State != v1alpha1.FenceRunning || address == "" {
 			continue
 		}
 		asked++
-		wg.Go(func() {
-			h.slot <- struct{}{}
-			defer func() { <-h.slot }()
-			generations, err := h.ask(ctx, address, namespace, pod)
-			if err != nil {
-				h.log.Info("a node does not say what it holds", "node", fence.Name, "error", err)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			reports = append(reports, held{fence.Name, generations})
-		})
+		first := slices.Contains(sought.Nodes, fence.Name)
+		if first {
+			expected[fence.Name] = true
+		}
+		go func() {
+			r := report{node: fence.Name}
+			r.generations, r.err = h.askInTurn(ctx, first, address, sought)
+			reports <- r
+		}()
 	}
-	wg.Wait()
 
+	var answers []report
+	var others <-chan time.Time // nil until those that were expected have shown what they hold
+	for range asked {
+		select {
+		case r := <-reports:
+			delete(expected, r.node)
+			if r.err != nil {
+				h.log.Info("a node does not say what it holds", "node", r.node, "error", r.err)
+			} else {
+				answers = append(answers, r)
+			}
+		case <-others:
+			return newestOf(answers), false
+		}
+		if others != nil || len(expected) > 0 || sought.Generation == 0 {
+			continue
+		}
+		if newest := newestOf(answers); newest != nil && newest.Generation >= sought.Generation {
+			others = time.After(othersTime)
+		}
+	}
+	return newestOf(answers), len(answers) == asked
+}
+
+// askInTurn asks a node. Those that come first do not wait for a slot.
+func (h *Holders) askInTurn(ctx context.Context, first bool, address string, sought Sought) ([]*peerv1.Generation, error) {
+	if !first {
+		select {
+		case h.slot <- struct{}{}:
+			defer func() { <-h.slot }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return h.held(ctx, address, sought.Namespace, sought.Pod)
+}
+
+// newestOf is the newest generation that nodes hold, nil when they hold none.
+func newestOf(reports []report) *v1alpha1.HeldCheckpoint {
+	var newest *v1alpha1.HeldCheckpoint
 	for _, report := range reports {
 		for _, g := range report.generations {
 			switch {
@@ -142,7 +198,7 @@ func (h *Holders) askAll(ctx context.Context, namespace string, pod types.UID, f
 	if newest != nil {
 		slices.Sort(newest.Holders)
 	}
-	return newest, len(reports) == asked
+	return newest
 }
 
 func (h *Holders) ask(ctx context.Context, address, namespace string, pod types.UID) ([]*peerv1.Generation, error) {

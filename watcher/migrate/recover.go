@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -51,7 +52,7 @@ func (d *Driver) prepare(ctx context.Context, fence *v1alpha1.Fence) {
 		return
 	}
 	for i := range pods {
-		go d.Holders.Keep(ctx, pods[i].Namespace, pods[i].UID, fences)
+		go d.Holders.Keep(ctx, d.sought(ctx, pods[i].Namespace, pods[i].Name, pods[i].UID), fences)
 	}
 }
 
@@ -282,6 +283,17 @@ func (d *Driver) fenceOf(ctx context.Context, m *v1alpha1.Migration, reader clie
 	return fence, nil
 }
 
+// sought is a pod whose generations are looked for, with what was last reported of them.
+func (d *Driver) sought(ctx context.Context, namespace, name string, uid types.UID) Sought {
+	s := Sought{Namespace: namespace, Pod: uid}
+	checkpoint := &v1alpha1.Checkpoint{}
+	// Without it every node is waited for.
+	if err := d.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, checkpoint); err == nil && checkpoint.Spec.PodUID == uid {
+		s.Generation, s.Nodes = checkpoint.Status.Generation, checkpoint.Status.Holders
+	}
+	return s
+}
+
 // nextEpoch is one more than any epoch that a pod of this name ran in.
 func (d *Driver) nextEpoch(ctx context.Context, pod *corev1.Pod, known []v1alpha1.Migration) (int64, error) {
 	checkpoint := &v1alpha1.Checkpoint{}
@@ -303,7 +315,7 @@ func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1
 			continue
 		}
 		fences, err := d.fences(ctx)
-		if err != nil || d.Holders.Newest(ctx, pod.Namespace, pod.UID, fences) != nil {
+		if err != nil || d.Holders.Newest(ctx, d.sought(ctx, pod.Namespace, pod.Name, pod.UID), fences) != nil {
 			return
 		}
 		m.Spec.Pod.UID = before.Spec.Pod.UID
