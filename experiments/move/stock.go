@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,11 +40,23 @@ const (
 	stockWork    = stockFolder + "/work"
 	stockBundle  = stockFolder + "/bundle"
 	stockOptions = stockFolder + "/restore.conf"
-	runcRoot     = "/run/containerd/runc/k8s.io"
 	bundles      = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 	kubeletPods  = "/var/lib/kubelet/pods"
 	emptyDirs    = "volumes/kubernetes.io~empty-dir"
 )
+
+// runc is the program with where containerd has it keep its state.
+var runc = []string{"runc", "--root", "/run/containerd/runc/k8s.io"}
+
+// checkpointArguments have runc checkpoint a container, which ends with that.
+func checkpointArguments(container string) []string {
+	return []string{"checkpoint", "--tcp-established", "--file-locks", "--ext-unix-sk", "--image-path", stockImages, "--work-path", stockWork, container}
+}
+
+// restoreArguments have runc restore a container from the copied checkpoint.
+func restoreArguments(container string) []string {
+	return []string{"restore", "--detach", "--bundle", stockBundle, "--image-path", stockImages, "--work-path", stockWork, container}
+}
 
 // restoreOptions are CRIU's, which runc has no flags for. Connections are closed: the new
 // pod has another address.
@@ -138,8 +151,7 @@ func (t *stock) Move(ctx context.Context, s *Scene) (Outcome, error) {
 		return o, fmt.Errorf("take pod %s out of its Service: %w", s.Pod.Name, err)
 	}
 	begin := time.Now()
-	_, err := s.Cluster.NodeExec(ctx, source, "runc", "--root", runcRoot, "checkpoint", "--tcp-established", "--file-locks", "--ext-unix-sk",
-		"--image-path", stockImages, "--work-path", stockWork, containerID(s.Pod))
+	_, err := s.Cluster.NodeExec(ctx, source, slices.Concat(runc, checkpointArguments(containerID(s.Pod)))...)
 	if err != nil {
 		return t.failed(ctx, s, o, "checkpoint", source, "dump.log", err)
 	}
@@ -149,8 +161,7 @@ func (t *stock) Move(ctx context.Context, s *Scene) (Outcome, error) {
 		return o, err
 	}
 	o.note("Copied")
-	_, err = s.Cluster.NodeExec(ctx, target, "runc", "--root", runcRoot, "restore", "--detach", "--bundle", stockBundle,
-		"--image-path", stockImages, "--work-path", stockWork, t.container)
+	_, err = s.Cluster.NodeExec(ctx, target, slices.Concat(runc, restoreArguments(t.container))...)
 	if err != nil {
 		return t.failed(ctx, s, o, "restore", target, "restore.log", err)
 	}
@@ -198,7 +209,7 @@ func (t *stock) Clean(ctx context.Context, s *Scene) error {
 		node := t.waiting.Spec.NodeName
 		nodes = append(nodes, node)
 		// There is none where the restore failed.
-		_, _ = s.Cluster.NodeExec(ctx, node, "runc", "--root", runcRoot, "delete", "--force", t.container)
+		_, _ = s.Cluster.NodeExec(ctx, node, slices.Concat(runc, []string{"delete", "--force", t.container})...)
 	}
 	var err error
 	for _, node := range nodes {
