@@ -175,6 +175,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if err := a.clearLeftovers(ctx, kept); err != nil {
 		return err
 	}
+	a.killCommitted(ctx)
 	a.resumeFillings(ctx, kept)
 	if err := a.thawLeftovers(ctx); err != nil {
 		return err

@@ -62,3 +62,19 @@ func (a *Agent) thawLeftovers(ctx context.Context) error {
 	}
 	return a.engine.ThawAll(ctx, paths)
 }
+
+// killCommitted ends what an earlier checkpointer was about to end, before anything asks
+// for it: the API need not answer for that. What fails here is tried again with the move.
+func (a *Agent) killCommitted(ctx context.Context) {
+	for _, note := range a.stops.all() {
+		if !note.Committed {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, killTime)
+		err := errors.Join(a.confirmed.withhold(note.PodUID), a.engine.KillAll(ctx, note.Cgroups))
+		cancel()
+		if err != nil {
+			a.log.Error("end a pod that was stopped for its move", "migration", note.Migration, "err", err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,11 +73,14 @@ func partOf(m *v1alpha1.Migration, node string, note *stopNote) part {
 	return partNone
 }
 
-// runMoves does the node's part in planned moves until ctx ends.
+// runMoves does the node's part in planned moves until ctx ends, and then lets those
+// that are under way come to a point at which the next checkpointer can go on.
 func (a *Agent) runMoves(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
 	for {
 		changed := a.changes.wait()
-		a.lookAtMoves(ctx)
+		a.lookAtMoves(ctx, &running)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -88,7 +92,7 @@ func (a *Agent) runMoves(ctx context.Context) error {
 
 // lookAtMoves begins what is to be done next for each planned move, unless something
 // is being done for it.
-func (a *Agent) lookAtMoves(ctx context.Context) {
+func (a *Agent) lookAtMoves(ctx context.Context, running *sync.WaitGroup) {
 	var list v1alpha1.MigrationList
 	if err := a.cache.List(ctx, &list); err != nil {
 		a.log.Error("list the migrations", "err", err)
@@ -111,15 +115,15 @@ func (a *Agent) lookAtMoves(ctx context.Context) {
 		}
 		known.busy = true
 		a.mu.Unlock()
-		go func() {
+		running.Go(func() {
 			told := a.takePart(ctx, m, next)
 			a.mu.Lock()
 			known.busy, known.told = false, known.told || told
 			a.mu.Unlock()
-			if told {
-				a.changes.tell()
+			if next == partPrepare {
+				a.changes.tell() // what ended it was not looked at meanwhile
 			}
-		}()
+		})
 	}
 	a.mu.Lock()
 	for uid, known := range a.moves {

@@ -155,7 +155,7 @@ func TestStopThatIsInterrupted(t *testing.T) {
 					p.fails["commit"] = 1
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				time.AfterFunc(time.Minute, cancel)
+				time.AfterFunc(time.Second, cancel)
 				status, err := p.stopper(v1alpha1.StrategyLive).stop(ctx)
 				if !errors.Is(err, errUnfinished) || status.StoppedAt != nil {
 					t.Errorf("it is told that it ended: %v, %v", status.StoppedAt, err)
