@@ -77,21 +77,7 @@ func startCluster(t *testing.T) *cluster {
 	for i := 1; i <= 2; i++ {
 		c.watchers = append(c.watchers, c.startWatcher(t, i))
 	}
-	// There is no service network: the API server reaches the first watcher by name.
-	c.apply("../../manifests/admission.yaml", func(object *unstructured.Unstructured) {
-		port, _ := strconv.ParseInt(c.watchers[0].webhookPort, 10, 64)
-		if object.GetKind() == "Service" {
-			object.Object["spec"] = map[string]any{"type": "ExternalName", "externalName": "localhost"}
-			return
-		}
-		hooks, _, _ := unstructured.NestedSlice(object.Object, "webhooks")
-		for _, hook := range hooks {
-			unstructured.SetNestedField(hook.(map[string]any), port, "clientConfig", "service", "port")
-			// The test must notice when the webhook does not answer.
-			unstructured.SetNestedField(hook.(map[string]any), "Fail", "failurePolicy")
-		}
-		unstructured.SetNestedSlice(object.Object, hooks, "webhooks")
-	})
+	c.applyAdmission()
 	for i := 1; i <= 5; i++ {
 		name := fmt.Sprintf("n%d", i)
 		config := nodeConfig{Name: name, IP: fmt.Sprintf("127.0.0.%d", 10+i), MemberPort: c.member, PeerPort: peer}
@@ -127,6 +113,25 @@ func startCluster(t *testing.T) *cluster {
 		})
 	}
 	return c
+}
+
+// applyAdmission tells the API server of the webhooks. There is no service network: it
+// reaches the first watcher by name.
+func (c *cluster) applyAdmission() {
+	c.apply("../../manifests/admission.yaml", func(object *unstructured.Unstructured) {
+		port, _ := strconv.ParseInt(c.watchers[0].webhookPort, 10, 64)
+		if object.GetKind() == "Service" {
+			object.Object["spec"] = map[string]any{"type": "ExternalName", "externalName": "localhost"}
+			return
+		}
+		hooks, _, _ := unstructured.NestedSlice(object.Object, "webhooks")
+		for _, hook := range hooks {
+			unstructured.SetNestedField(hook.(map[string]any), port, "clientConfig", "service", "port")
+			// The test must notice when the webhook does not answer.
+			unstructured.SetNestedField(hook.(map[string]any), "Fail", "failurePolicy")
+		}
+		unstructured.SetNestedSlice(object.Object, hooks, "webhooks")
+	})
 }
 
 // heldPodUID is the pod whose generations node n3 holds. The API server chooses
