@@ -38,6 +38,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/identity"
 	"github.com/lifeboat-dev/lifeboat/membership"
 	"github.com/lifeboat-dev/lifeboat/watcher/admission"
+	"github.com/lifeboat-dev/lifeboat/watcher/httpapi"
 	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
 	"github.com/lifeboat-dev/lifeboat/watcher/migrate"
 	"github.com/lifeboat-dev/lifeboat/watcher/move"
@@ -54,6 +55,8 @@ type Config struct {
 	MetricsAddress string
 	// WebhookPort serves the admission webhook.
 	WebhookPort int
+	// APIPort serves the REST API.
+	APIPort int
 	// MemberPort is the port of the membership, the same on every node.
 	MemberPort int
 	// Triggers is what moves pods without being asked.
@@ -77,6 +80,10 @@ const (
 	// node it has some hundred requests to make at once.
 	requestsPerSecond = 200
 	requestsAtOnce    = 400
+
+	// What the REST API asks comes on top.
+	apiRequestsPerSecond = 50
+	apiRequestsAtOnce    = 100
 )
 
 // Validate says what is missing in the configuration.
@@ -91,7 +98,7 @@ func (c Config) Validate() error {
 	if net.ParseIP(c.PodIP) == nil {
 		errs = append(errs, fmt.Errorf("the environment variable POD_IP is %q, want an IP address", c.PodIP))
 	}
-	for name, port := range map[string]int{"webhook": c.WebhookPort, "member": c.MemberPort} {
+	for name, port := range map[string]int{"webhook": c.WebhookPort, "API": c.APIPort, "member": c.MemberPort} {
 		if port < 1 || port > 65535 {
 			errs = append(errs, fmt.Errorf("the %s port is %d, want 1 to 65535", name, port))
 		}
@@ -154,7 +161,12 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 		return err
 	}
 	mgr.GetWebhookServer().Register(admission.Path, admission.OneReviewPerConnection(&webhook.Admission{Handler: admission.Handler{}}))
+	served, err := newAPI(config, api, mgr, authority)
+	if err != nil {
+		return err
+	}
 	everywhere := []manager.Runnable{
+		served,
 		&admission.Bundle{Clientset: clientset, CA: authority.CABundle(), Log: log},
 		migrate.OnEveryReplica(func(ctx context.Context) error {
 			return members.Run(ctx, seeds(mgr.GetClient(), config, log))
@@ -169,6 +181,29 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 		return fmt.Errorf("run the watcher: %w", err)
 	}
 	return nil
+}
+
+// newAPI is the REST API. It calls the API server with limits of its own: what people
+// and programs ask must not hold up a recovery.
+func newAPI(config Config, api *rest.Config, mgr manager.Manager, authority *identity.Authority) (*httpapi.Server, error) {
+	api = rest.CopyConfig(api)
+	api.QPS, api.Burst = apiRequestsPerSecond, apiRequestsAtOnce
+	asker, err := client.NewWithWatch(api, client.Options{Scheme: mgr.GetScheme()})
+	if err != nil {
+		return nil, fmt.Errorf("make the REST API's client: %w", err)
+	}
+	clientset, err := kubernetes.NewForConfig(api)
+	if err != nil {
+		return nil, fmt.Errorf("make the REST API's client: %w", err)
+	}
+	served, err := authority.WebhookTLS(serviceName + "." + config.Namespace + ".svc")
+	if err != nil {
+		return nil, fmt.Errorf("make the REST API's certificate: %w", err)
+	}
+	return &httpapi.Server{
+		Service: httpapi.Service{Cache: mgr.GetCache(), Client: asker, Clientset: clientset, Namespace: config.Namespace, Log: config.Log},
+		Address: net.JoinHostPort("", strconv.Itoa(config.APIPort)), TLS: served,
+	}, nil
 }
 
 func newManager(config Config, api *rest.Config, authority *identity.Authority) (manager.Manager, error) {

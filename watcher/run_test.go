@@ -13,7 +13,7 @@ import (
 )
 
 func TestValidate(t *testing.T) {
-	good := Config{Namespace: "lifeboat-system", PodName: "w", PodIP: "10.0.0.1", MetricsAddress: ":8080", WebhookPort: 9443, MemberPort: 7946, Moves: move.DefaultLimits}
+	good := Config{Namespace: "lifeboat-system", PodName: "w", PodIP: "10.0.0.1", MetricsAddress: ":8080", WebhookPort: 9443, APIPort: 8443, MemberPort: 7946, Moves: move.DefaultLimits}
 	if err := good.Validate(); err != nil {
 		t.Errorf("a good configuration: %v", err)
 	}
@@ -24,6 +24,7 @@ func TestValidate(t *testing.T) {
 		`POD_IP is "x"`:   func(c *Config) { c.PodIP = "x" },
 		"metrics address": func(c *Config) { c.MetricsAddress = "" },
 		"webhook port":    func(c *Config) { c.WebhookPort = 0 },
+		"API port":        func(c *Config) { c.APIPort = -1 },
 		"member port":     func(c *Config) { c.MemberPort = 70000 },
 		"moves at a time": func(c *Config) { c.Moves.Cluster = 1 },
 	} {

@@ -50,6 +50,7 @@ func command(find func() (*rest.Config, error)) *cobra.Command {
 	flags.StringVar(&config.Namespace, "namespace", v1alpha1.SystemNamespace, "Lifeboat's own namespace")
 	flags.StringVar(&config.MetricsAddress, "metrics-address", ":8080", "address of /metrics, /healthz and /readyz")
 	flags.IntVar(&config.WebhookPort, "webhook-port", 9443, "port of the admission webhook")
+	flags.IntVar(&config.APIPort, "api-port", 8443, "port of the REST API")
 	flags.IntVar(&config.MemberPort, "member-port", membership.DefaultPort, "port of the membership, the same on every node")
 	flags.IntVar(&config.Moves.PerNode, "moves-per-node", move.DefaultLimits.PerNode, "how many pods are moved on purpose from and to one node at a time")
 	flags.IntVar(&config.Moves.Cluster, "moves-at-once", move.DefaultLimits.Cluster, "how many pods are moved on purpose at a time")

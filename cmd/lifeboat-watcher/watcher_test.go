@@ -45,6 +45,7 @@ type replica struct {
 	*controlplane.Program
 	number               int
 	metrics, webhookPort string
+	apiPort              string
 	// orders is the file that tells it after which write to die.
 	orders string
 }
@@ -56,10 +57,10 @@ func (c *cluster) startWatcher(t *testing.T, number int) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &replica{number: number, metrics: controlplane.FreeAddress(t), webhookPort: controlplane.FreePort(t), orders: filepath.Join(t.TempDir(), "orders")}
+	r := &replica{number: number, metrics: controlplane.FreeAddress(t), webhookPort: controlplane.FreePort(t), apiPort: controlplane.FreePort(t), orders: filepath.Join(t.TempDir(), "orders")}
 	r.Program = controlplane.StartProgram(t, []string{"KUBECONFIG=" + c.Kubeconfig(watcherToken), asVariable + "=" + asWatcher, ordersVariable + "=" + r.orders,
 		fmt.Sprintf("POD_NAME=watcher-%d", number), fmt.Sprintf("POD_IP=127.0.0.%d", 20+number)}, self,
-		"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--member-port", strconv.Itoa(c.member))
+		"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--api-port", r.apiPort, "--member-port", strconv.Itoa(c.member))
 	return r
 }
 

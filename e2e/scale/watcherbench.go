@@ -274,7 +274,7 @@ func (run *watcherRun) startWatcher(s *scope, p *plane) (*controlplane.Program, 
 	metrics := controlplane.FreeAddress(s)
 	begin := time.Now()
 	w := controlplane.StartProgram(s, []string{"KUBECONFIG=" + p.Kubeconfig(watcherToken), "POD_NAME=watcher-1", "POD_IP=127.0.0.1"},
-		run.program, "--metrics-address", metrics, "--webhook-port", controlplane.FreePort(s), "--member-port", controlplane.FreePort(s))
+		run.program, "--metrics-address", metrics, "--webhook-port", controlplane.FreePort(s), "--api-port", controlplane.FreePort(s), "--member-port", controlplane.FreePort(s))
 	alive := fmt.Sprintf("lifeboat_nodes{state=\"Alive\"} %d\n", run.nodes)
 	const leads = `leader_election_master_status{name="lifeboat-watcher"} 1` + "\n"
 	err := until(s.ctx, readyWithin, "the watcher leads, and sees all nodes alive", func(ctx context.Context) error {
