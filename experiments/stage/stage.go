@@ -34,8 +34,8 @@ const (
 	stepLimit = 5 * time.Minute
 	// answerLimit is how long after a move clients may be without an answer.
 	answerLimit = 30 * time.Second
-	// generations are durable ahead of a move, all of them begun with the memory filled.
-	generations = 2
+	// generations more are durable ahead of a move than when the memory was filled.
+	generations = 1
 )
 
 // Stage is a cluster with Lifeboat.
