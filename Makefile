@@ -64,6 +64,10 @@ simulate: ## Play random histories of a cluster against the code that decides wh
 demo: ## Cut the power of a node and watch its pod come back (KEEP=1 leaves the cluster running)
 	go run ./e2e/demo $(ARGS)
 
+.PHONY: tour
+tour: ## Run the commands of kubectl lifeboat on a local cluster, and write their output into the reference
+	go run ./e2e/tour $(ARGS)
+
 .PHONY: cluster-up
 cluster-up: ## Start a local cluster, without Lifeboat
 	go run ./e2e/lab up $(ARGS)

@@ -1,6 +1,7 @@
 package kubectl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -70,6 +71,9 @@ func ExitStatus(err error) int {
 	}
 	if e, ok := errors.AsType[*ended](err); ok {
 		return e.status
+	}
+	if errors.Is(err, context.Canceled) {
+		return ExitInterrupted // nothing else cancels what main starts
 	}
 	return ExitError
 }

@@ -240,15 +240,11 @@ STATE is the last completed phase of an open migration, or why it waits, and the
 took from the loss, or from the request, until the pod was ready. DOWN is how long a planned move kept the pod from answering.`
 
 func newMigrations(b base) *cobra.Command {
+	l := newMigrationList(b)
 	open := false
-	l := &listing{
-		base: b, what: "migrations", list: &v1alpha1.MigrationList{},
-		columns: []string{"name", "strategy", "from", "to", "state", "time", "down", "age", "+reason", "+gen", "+rpo", "+successor", "+why"},
-		row:     func(o client.Object, now time.Time) []string { return migrationRow(o.(*v1alpha1.Migration), now) },
-		keep: func(o client.Object, keep chosen) bool {
-			m := o.(*v1alpha1.Migration)
-			return (!open || m.Open()) && (keep(m.Namespace, m.Spec.Pod.Name) || keep(m.Namespace, successor(m)))
-		},
+	all := l.keep
+	l.keep = func(o client.Object, keep chosen) bool {
+		return (!open || o.(*v1alpha1.Migration).Open()) && all(o, keep)
 	}
 	cmd := &cobra.Command{
 		Use: "migrations", Aliases: []string{"migration", "mig"}, Short: "List migrations", Long: migrationsHelp,
@@ -259,6 +255,18 @@ func newMigrations(b base) *cobra.Command {
 	l.addFlags(cmd)
 	cmd.Flags().BoolVar(&open, "open", false, "Only those that have no result yet.")
 	return cmd
+}
+
+func newMigrationList(b base) *listing {
+	return &listing{
+		base: b, what: "migrations", list: &v1alpha1.MigrationList{},
+		columns: []string{"name", "strategy", "from", "to", "state", "time", "down", "age", "+reason", "+gen", "+rpo", "+successor", "+why"},
+		row:     func(o client.Object, now time.Time) []string { return migrationRow(o.(*v1alpha1.Migration), now) },
+		keep: func(o client.Object, keep chosen) bool {
+			m := o.(*v1alpha1.Migration)
+			return keep(m.Namespace, m.Spec.Pod.Name) || keep(m.Namespace, successor(m))
+		},
+	}
 }
 
 func migrationRow(m *v1alpha1.Migration, now time.Time) []string {

@@ -115,21 +115,21 @@ type followed struct {
 
 func (f *followed) done() bool { return f.deleted || !f.Open() }
 
+// gone notes that the Migration was deleted before it had a result.
+func (f *followed) gone(out io.Writer) {
+	f.deleted = true
+	fprintf(out, "Migration %s/%s was deleted before it had a result.\n", f.Namespace, f.Name)
+}
+
 // follow waits until Migrations are closed, and tells people on out how they go on. It
 // returns them as they were seen last, and why it waits no longer, if they are not all
 // closed.
 func (c *cluster) follow(ctx context.Context, out io.Writer, migrations []*v1alpha1.Migration) ([]*followed, error) {
 	all := map[types.UID]*followed{}
 	var list []*followed
-	width := 0
-	for _, m := range migrations {
-		width = max(width, len(m.Spec.Pod.Name))
-	}
-	for _, m := range migrations {
-		f := &followed{Migration: m, progress: progress{out: out}}
-		if len(migrations) > 1 {
-			f.prefix = fmt.Sprintf("%-*s ", width, m.Spec.Pod.Name)
-		}
+	prefixes := prefixes(migrations)
+	for i, m := range migrations {
+		f := &followed{Migration: m, progress: progress{out: out, prefix: prefixes[i]}}
 		all[m.UID], list = f, append(list, f)
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -153,7 +153,9 @@ func (c *cluster) follow(ctx context.Context, out io.Writer, migrations []*v1alp
 			if change.kind == watch.Bookmark {
 				// Those that the first list lacks are gone.
 				for _, f := range list {
-					f.deleted = f.deleted || !f.seen
+					if !f.seen {
+						f.gone(out)
+					}
 				}
 				continue
 			}
@@ -171,15 +173,36 @@ func (c *cluster) follow(ctx context.Context, out io.Writer, migrations []*v1alp
 			}
 			f.Migration, f.seen = m, true
 			f.show(m)
-			if f.deleted = change.kind == watch.Deleted && m.Open(); f.deleted {
-				fprintf(out, "%sMigration %s/%s was deleted before it had a result.\n", f.prefix, m.Namespace, m.Name)
-			}
-			if !m.Open() {
+			switch {
+			case !m.Open():
 				fprintf(out, "%s\n", conclusion(m))
+			case change.kind == watch.Deleted:
+				f.gone(out)
 			}
 		}
 	}
 	return list, nil
+}
+
+// prefixes are by which people tell the lines of several Migrations apart: by the pod, and
+// by its namespace where there are several.
+func prefixes(migrations []*v1alpha1.Migration) []string {
+	names := make([]string, len(migrations))
+	if len(migrations) == 1 {
+		return names
+	}
+	width := 0
+	for i, m := range migrations {
+		names[i] = m.Spec.Pod.Name
+		if slices.ContainsFunc(migrations, func(other *v1alpha1.Migration) bool { return other.Namespace != m.Namespace }) {
+			names[i] = m.Namespace + "/" + names[i]
+		}
+		width = max(width, len(names[i]))
+	}
+	for i := range names {
+		names[i] += strings.Repeat(" ", width-len(names[i])+1)
+	}
+	return names
 }
 
 // scopeOf limits a list to one Migration's name, or to one namespace, where that does.

@@ -143,12 +143,13 @@ func (r *statusRun) read(ctx context.Context, c *cluster) (*overview, error) {
 	}
 	o := &overview{Parts: []part{}, Pods: []podStatus{}, Nodes: []nodeStatus{}, Migrations: []*v1alpha1.Migration{}}
 	o.addPods(pods, checkpoints.Items)
-	keep := func(string) bool { return true }
-	if r.selector != "" {
-		keep = func(name string) bool { return slices.Contains(namesOf(pods), name) }
+	keep := func(m *v1alpha1.Migration) bool {
+		return r.selector == "" || slices.ContainsFunc(pods, func(p corev1.Pod) bool {
+			return p.Namespace == m.Namespace && (p.Name == m.Spec.Pod.Name || p.Name == successor(m))
+		})
 	}
 	for i := range migrations.Items {
-		if m := &migrations.Items[i]; m.Open() && (keep(m.Spec.Pod.Name) || keep(successor(m))) {
+		if m := &migrations.Items[i]; m.Open() && keep(m) {
 			m.ManagedFields = nil
 			o.Migrations = append(o.Migrations, m)
 		}
