@@ -17,11 +17,12 @@ import (
 
 // Paths of the applications' endpoints beside those of the cart.
 const (
-	HealthPath = "/healthz" // answers once the memory is filled
-	MemoryPath = "/memory"  // checks all of it, and tells Health
-	StatePath  = "/state"   // GET gives the cart's state away, POST takes another's over
-	OrdersPath = "/orders/" // the stateless application's POST; the key follows
-	QuotesPath = "/quotes/" // and its GET
+	HealthPath    = "/healthz"   // answers once the memory is filled
+	MemoryPath    = "/memory"    // checks all of it, and tells Health
+	RewrittenPath = "/rewritten" // how many bytes of it were rewritten
+	StatePath     = "/state"     // GET gives the cart's state away, POST takes another's over
+	OrdersPath    = "/orders/"   // the stateless application's POST; the key follows
+	QuotesPath    = "/quotes/"   // and its GET
 )
 
 // HoldLimit is how long writes are refused after the state was given away. A handover
@@ -53,6 +54,7 @@ func (a *App) Rewrite(ctx context.Context, percent int) { a.memory.Rewrite(ctx, 
 func (a *App) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+MemoryPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.memory.Check()) })
+	mux.HandleFunc("GET "+RewrittenPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.memory.Rewritten()) })
 	if a.carts == nil {
 		mux.HandleFunc("GET "+HealthPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, "ok") })
 		mux.HandleFunc("GET "+QuotesPath+"{sku}", func(w http.ResponseWriter, r *http.Request) { reply(w, quote(r.PathValue("sku"))) })

@@ -48,8 +48,11 @@ func health(t *testing.T, server *httptest.Server) Health {
 func TestCheckFindsWrongPages(t *testing.T) {
 	a, server := newApp(t, nil, small)
 	a.memory.rewrite(10)
-	if diff := cmp.Diff(Health{Pages: 64, Rewritten: 10 * content.PageSize}, health(t, server)); diff != "" {
+	if diff := cmp.Diff(Health{Pages: 64}, health(t, server)); diff != "" {
 		t.Error(diff)
+	}
+	if got := a.memory.Rewritten(); got != 10*content.PageSize {
+		t.Errorf("%d bytes were rewritten", got)
 	}
 	clear(a.memory.page(3))      // as if it had not been restored
 	a.memory.fill(20)            // as it is

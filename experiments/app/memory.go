@@ -98,8 +98,13 @@ type Health struct {
 	Pages int `json:"pages"`
 	// Wrong is how many of them do not have the content of their version.
 	Wrong int `json:"wrong"`
-	// Rewritten is how many bytes were rewritten since the process began.
-	Rewritten int64 `json:"rewritten"`
+}
+
+// Rewritten is how many bytes were rewritten since the process began.
+func (m *Memory) Rewritten() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rewritten
 }
 
 // checkedAtOnce is how many pages are checked between two times at which others may work.
@@ -117,7 +122,6 @@ func (m *Memory) Check() Health {
 				health.Wrong++
 			}
 		}
-		health.Rewritten = m.rewritten
 		m.mu.Unlock()
 	}
 	return health

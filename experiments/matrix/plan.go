@@ -95,7 +95,8 @@ func (o Options) usual(c Cell) bool {
 	}
 	if c.Application == Cart && c.Owner == Deployment {
 		// The second owner matters for how the pod is replaced, not for what is in it.
-		return away == 0 || away == 1 && c.MemoryMB != centreMemory
+		// Stock's pod has no owner.
+		return c.Strategy != Stock && (away == 0 || away == 1 && c.MemoryMB != centreMemory)
 	}
 	return away <= 1
 }

@@ -96,9 +96,7 @@ func TestMovesOnARealAPIServer(t *testing.T) {
 			t.Errorf("%+v", m.Spec)
 		}
 		// One that nobody carries out is a result too.
-		short, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if o, err := way.Move(short, s); err != nil || o.Result != "Failed" || o.Reason != "NotDone" {
+		if o, err := Within(t.Context(), time.Second, way, s); err != nil || o.Result != "Failed" || o.Reason != reasonNotDone {
 			t.Errorf("%+v, %v", o, err)
 		}
 	})

@@ -19,6 +19,9 @@ func (failover) Move(ctx context.Context, s *Scene) (Outcome, error) {
 	}
 	m, err := observe.Closed(ctx, s.API, s.Pod)
 	if err != nil {
+		if m != nil {
+			o.phases(m)
+		}
 		return o, err
 	}
 	o.take(m)

@@ -4,6 +4,7 @@ package move
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -61,6 +62,22 @@ type Strategy interface {
 	Move(ctx context.Context, s *Scene) (Outcome, error)
 	// Clean makes the cluster what it was. It is called whatever happened before.
 	Clean(ctx context.Context, s *Scene) error
+}
+
+// reasonNotDone is why a move failed that took longer than it may.
+const reasonNotDone = "NotDone"
+
+// Within moves an application. A move that is not done within the limit is a failed one,
+// with what was seen of it.
+func Within(ctx context.Context, limit time.Duration, way Strategy, s *Scene) (Outcome, error) {
+	moving, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	o, err := way.Move(moving, s)
+	if err != nil && ctx.Err() == nil && errors.Is(moving.Err(), context.DeadlineExceeded) {
+		o.DoneAt, o.Result, o.Reason, o.Message = time.Now(), string(v1alpha1.ResultFailed), reasonNotDone, err.Error()
+		return o, nil
+	}
+	return o, err
 }
 
 // Of returns a cell's strategy.

@@ -2,7 +2,6 @@ package move
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -30,11 +29,7 @@ func (p plannedMove) Move(ctx context.Context, s *Scene) (Outcome, error) {
 		return !m.Open(), fmt.Sprintf("phase %q, held %+v", m.Status.Phase, m.Status.Held), err
 	})
 	if err != nil {
-		// The run ends here, whoever is to blame: an unfinished move is a result as well.
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			o.DoneAt, o.Result, o.Reason, o.Message = time.Now(), string(v1alpha1.ResultFailed), "NotDone", err.Error()
-			return o, nil
-		}
+		o.phases(m)
 		return o, err
 	}
 	o.take(m)
@@ -70,14 +65,19 @@ func (p plannedMove) ask(ctx context.Context, s *Scene) (*v1alpha1.Migration, er
 
 func (plannedMove) Clean(context.Context, *Scene) error { return nil }
 
+// phases takes over a Migration's phases.
+func (o *Outcome) phases(m *v1alpha1.Migration) {
+	for _, phase := range m.Status.Phases {
+		o.Moments = append(o.Moments, Moment{string(phase.Phase), phase.At.Time})
+	}
+}
+
 // take takes what a closed Migration says.
 func (o *Outcome) take(m *v1alpha1.Migration) {
 	status := m.Status
 	o.DoneAt = time.Now()
 	o.Result, o.Reason, o.Message = string(status.Result), status.Reason, status.Message
-	for _, phase := range status.Phases {
-		o.Moments = append(o.Moments, Moment{string(phase.Phase), phase.At.Time})
-	}
+	o.phases(m)
 	if source := status.Source; source != nil {
 		o.Bytes = float64(source.BytesSent)
 		if source.PausedAt != nil && source.StoppedAt != nil {

@@ -21,7 +21,7 @@ func (restart) Prepare(context.Context, *Scene) error { return nil }
 
 func (restart) Move(ctx context.Context, s *Scene) (Outcome, error) {
 	if err := cordon(ctx, s, true); err != nil {
-		return Outcome{}, err
+		return newOutcome(), err
 	}
 	o := newOutcome()
 	if err := s.API.Delete(ctx, s.Pod); err != nil {

@@ -141,7 +141,7 @@ func rename(raw []byte, rootfs, old, fresh string) ([]byte, error) {
 func (t *stock) Move(ctx context.Context, s *Scene) (Outcome, error) {
 	source, target := s.Pod.Spec.NodeName, t.waiting.Spec.NodeName
 	if _, err := s.Cluster.NodeExec(ctx, source, "mkdir", "-p", stockImages, stockWork); err != nil {
-		return Outcome{}, err
+		return newOutcome(), err
 	}
 	o := newOutcome()
 	// The old endpoint leaves first.

@@ -76,6 +76,7 @@ type chosen struct {
 type subjectView struct {
 	Subject
 	Strategies  []strategyLine
+	Phases      []phaseLine
 	Variations  []variation
 	Plots       []plotLink
 	Findings    []string
@@ -90,6 +91,12 @@ type strategyLine struct {
 	SentMB                              Spread
 	Failed, Lost, Repeated              string
 	WrongPages                          Spread
+}
+
+// phaseLine has how long each phase of a strategy took.
+type phaseLine struct {
+	Strategy matrix.Strategy
+	Steps    string
 }
 
 // variation is a table in which one dimension varies.
@@ -126,6 +133,13 @@ func (d data) view(o Options) (view, error) {
 		part := subjectView{Subject: s, Findings: d.findings(s), Variations: d.variations(s)}
 		for _, strategy := range s.strategies() {
 			part.Strategies = append(part.Strategies, d.line(s, strategy))
+			if list := steps(d.cells[s.centre(strategy)]); len(list) > 0 {
+				words := make([]string, len(list))
+				for i, step := range list {
+					words[i] = fmt.Sprintf("%s %s", step.Name, number(step.MS))
+				}
+				part.Phases = append(part.Phases, phaseLine{strategy, strings.Join(words, ", ")})
+			}
 		}
 		for _, strategy := range matrix.Strategies {
 			if why := s.centre(strategy).Excluded(); why != "" {

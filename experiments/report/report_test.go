@@ -89,7 +89,7 @@ func TestReportSaysWhatTheDataSay(t *testing.T) {
 		"of a Deployment's pod, 512 MB, 200 writes a second: at most 300 ms at the median, and no write lost | not measured | 0 of 0 runs",
 		"of a StatefulSet's pod: at most 1000 ms at the median, and no write lost | met | 200 (180 to 220) ms; 0 of 3000 writes lost; 3 of 3 runs",
 		"cold: 1 of 1 runs ended as Withdrawn SourceFailed. The first said: `the 'source' said no`",
-		"| cold | 0 of 1 | – |", "| warm | missing |",
+		"| live | Stopped 50, Ready 150 |", "| cold | 0 of 1 | – |", "| warm | missing |",
 		"redis (StatefulSet), live: 7 cells",
 	)
 	for _, never := range []string{"NaN", "Inf", "<no value>", "%!"} {

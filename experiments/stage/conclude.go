@@ -38,7 +38,7 @@ func (a *act) conclude(row *matrix.Row, o move.Outcome, requests []load.Request,
 }
 
 // inspect puts into a row what the application itself holds after the move.
-func (a *act) inspect(ctx context.Context, row *matrix.Row, requests []load.Request, before int64, took time.Duration) error {
+func (a *act) inspect(ctx context.Context, row *matrix.Row, requests []load.Request) error {
 	if row.Result == matrix.ResultNoAnswer {
 		return nil // nobody is there to be asked
 	}
@@ -55,16 +55,12 @@ func (a *act) inspect(ctx context.Context, row *matrix.Row, requests []load.Requ
 		writes := load.Judge(requests, counts)
 		row.Acked, row.Lost, row.Repeated = writes.Acked, len(writes.Lost), len(writes.Repeated)
 	}
-	health, err := a.client.Check(ctx)
+	wrong, err := a.client.Check(ctx)
 	if err != nil {
 		row.Message = strings.TrimSpace(row.Message + " " + err.Error())
 		return ctx.Err()
 	}
-	row.WrongPages = float64(health.Wrong)
-	// A process that started anew begins to count at 0.
-	if rewritten := health.Rewritten - before; a.run.Load == matrix.Rewriting && rewritten >= 0 {
-		row.RewrittenMBs = round(float64(rewritten) / (1 << 20) / took.Seconds())
-	}
+	row.WrongPages = float64(wrong)
 	return nil
 }
 

@@ -26,8 +26,8 @@ import (
 )
 
 const (
-	// before and after are how long the clients work ahead of a move and behind it.
-	before, after = 3 * time.Second, 3 * time.Second
+	// ahead and behind are how long the clients work before a move and after it.
+	ahead, behind = 3 * time.Second, 3 * time.Second
 	// moveLimit bounds a move. What is not done by then counts as failed.
 	moveLimit = 3 * time.Minute
 	// stepLimit bounds everything else, one at a time.
@@ -171,37 +171,41 @@ func (a *act) measure(ctx context.Context) (matrix.Row, error) {
 	case matrix.Rewriting:
 		go a.client.Rewrite(working)
 	}
-	begin := time.Now()
-	rewritten, err := a.rewritten(ctx)
+	before, err := a.client.Rewritten(ctx)
 	if err != nil {
 		return row, err
 	}
+	begin := time.Now()
 	clients := load.Start(ctx, a.client, work)
-	if err := pause(ctx, before); err != nil {
+	if err := pause(ctx, ahead); err != nil {
 		clients.Stop()
 		return row, err
 	}
-	moving, cancel := context.WithTimeout(ctx, moveLimit)
-	outcome, err := a.strategy.Move(moving, a.scene)
-	cancel()
+	outcome, err := move.Within(ctx, moveLimit, a.strategy, a.scene)
 	if err == nil {
 		err = a.answered(ctx, clients, &outcome)
 	}
 	if err == nil {
-		err = pause(ctx, after)
+		err = pause(ctx, behind)
 	}
 	requests, end := clients.Stop(), time.Now()
-	stop()
 	if err != nil {
 		return row, err
 	}
+	if a.run.Load == matrix.Rewriting {
+		// Of a process that started anew, or does not answer, it is not known.
+		if now, err := a.client.Rewritten(ctx); err == nil && now >= before {
+			row.RewrittenMBs = round(float64(now-before) / (1 << 20) / end.Sub(begin).Seconds())
+		}
+	}
+	stop()
 	a.conclude(&row, outcome, requests, begin, end)
 	if a.Logs != "" {
 		if err := load.Save(filepath.Join(a.Logs, fileName(a.run)), requests); err != nil {
 			return row, err
 		}
 	}
-	err = a.inspect(ctx, &row, requests, rewritten, end.Sub(begin))
+	err = a.inspect(ctx, &row, requests)
 	return row, err
 }
 
@@ -227,15 +231,6 @@ func (a *act) answered(ctx context.Context, clients *load.Clients, outcome *move
 		return nil
 	}
 	return err
-}
-
-// rewritten is how much memory the application has rewritten by now.
-func (a *act) rewritten(ctx context.Context) (int64, error) {
-	if a.run.Load != matrix.Rewriting {
-		return 0, nil
-	}
-	health, err := a.client.Check(ctx)
-	return health.Rewritten, err
 }
 
 func fileName(run matrix.Run) string {

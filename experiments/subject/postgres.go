@@ -144,9 +144,11 @@ func (p *postgres) Counts(ctx context.Context) (map[string]int, error) {
 	return counts, nil
 }
 
+func (p *postgres) Rewritten(context.Context) (int64, error) { return p.rewritten.Load(), nil }
+
 // Check counts the rows that are as they must be: those of an unlogged table are gone
 // after a crash.
-func (p *postgres) Check(ctx context.Context) (Health, error) {
+func (p *postgres) Check(ctx context.Context) (int, error) {
 	right := 0
 	err := p.pool.with(ctx, func(conn *postgresConn) error {
 		rows, err := conn.Query(ctx, "SELECT number, version, bytes FROM memory")
@@ -165,9 +167,9 @@ func (p *postgres) Check(ctx context.Context) (Health, error) {
 		return err
 	})
 	if err != nil {
-		return Health{}, fmt.Errorf("check PostgreSQL's memory: %w", err)
+		return 0, fmt.Errorf("check PostgreSQL's memory: %w", err)
 	}
-	return Health{Wrong: p.rows() - right, Rewritten: p.rewritten.Load()}, nil
+	return p.rows() - right, nil
 }
 
 func (p *postgres) Close() { p.pool.close() }

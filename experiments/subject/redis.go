@@ -139,9 +139,10 @@ func (r *redis) Counts(ctx context.Context) (map[string]int, error) {
 	return counts, nil
 }
 
-func (r *redis) Check(ctx context.Context) (Health, error) {
-	health := Health{Rewritten: r.rewritten.Load()}
-	err := r.pool.with(ctx, func(conn *resp) error {
+func (r *redis) Rewritten(context.Context) (int64, error) { return r.rewritten.Load(), nil }
+
+func (r *redis) Check(ctx context.Context) (wrong int, err error) {
+	err = r.pool.with(ctx, func(conn *resp) error {
 		defer conn.bound(ctx)()
 		for first := 0; first < r.pages(); first += batch {
 			now := min(batch, r.pages()-first)
@@ -157,16 +158,16 @@ func (r *redis) Check(ctx context.Context) (Health, error) {
 					return err
 				}
 				if !r.right(first+i, text) {
-					health.Wrong++
+					wrong++
 				}
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return health, fmt.Errorf("check redis' memory: %w", err)
+		return 0, fmt.Errorf("check redis' memory: %w", err)
 	}
-	return health, nil
+	return wrong, nil
 }
 
 // right says whether a value is that of the page in the version that it names.

@@ -24,18 +24,13 @@ type Client interface {
 	Rewrite(ctx context.Context)
 	// Counts are what the application has counted for each key.
 	Counts(ctx context.Context) (map[string]int, error)
-	// Check looks at all memory.
-	Check(ctx context.Context) (Health, error)
+	// Rewritten is how many bytes of the memory were rewritten by now.
+	Rewritten(ctx context.Context) (int64, error)
+	// Check looks at all memory, and returns how many pages are missing, or do not hold
+	// what they must.
+	Check(ctx context.Context) (wrong int, err error)
 	// Close ends the client's connections.
 	Close()
-}
-
-// Health is what a check of the memory found.
-type Health struct {
-	// Wrong is how many pages are missing, or do not hold what they must.
-	Wrong int
-	// Rewritten is how many bytes were rewritten in all.
-	Rewritten int64
 }
 
 // Dial connects with an address, as net.Dialer's DialContext.

@@ -77,12 +77,19 @@ func (w *web) Counts(ctx context.Context) (map[string]int, error) {
 	return counts, nil
 }
 
-func (w *web) Check(ctx context.Context) (Health, error) {
+func (w *web) Rewritten(ctx context.Context) (bytes int64, err error) {
+	if err := w.do(ctx, http.MethodGet, app.RewrittenPath, &bytes); err != nil {
+		return 0, fmt.Errorf("ask the application what it has rewritten: %w", err)
+	}
+	return bytes, nil
+}
+
+func (w *web) Check(ctx context.Context) (int, error) {
 	var found app.Health
 	if err := w.do(ctx, http.MethodGet, app.MemoryPath, &found); err != nil {
-		return Health{}, fmt.Errorf("check the application's memory: %w", err)
+		return 0, fmt.Errorf("check the application's memory: %w", err)
 	}
-	return Health{Wrong: found.Wrong, Rewritten: found.Rewritten}, nil
+	return found.Wrong, nil
 }
 
 func (w *web) Close() { w.http.CloseIdleConnections() }
