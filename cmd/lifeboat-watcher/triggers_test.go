@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -44,7 +45,7 @@ func TestTriggers(t *testing.T) {
 		}
 	}
 	c.member, _ = strconv.Atoi(controlplane.FreePort(t))
-	c.watchers = append(c.watchers, c.startWatcher(t, 1))
+	c.watchers = append(c.watchers, c.startWatcher(t, 1, "--move-on-pressure"))
 	c.applyAdmission()
 	c.leader(t)
 	controlplane.Eventually(t, 20*time.Second, "the watcher is ready, and trusted with evictions", func(ctx context.Context) error {
@@ -57,9 +58,11 @@ func TestTriggers(t *testing.T) {
 		}
 		return nil
 	})
+	begins := pressure(t, c)
 	t.Run("kubectl drain waits while a pod moves", func(t *testing.T) { drain(t, c) })
 	t.Run("a pod that cannot be moved", func(t *testing.T) { unmovable(t, c) })
 	t.Run("a spot instance is taken back", func(t *testing.T) { interruption(t, c) })
+	t.Run("a node is short of memory", func(t *testing.T) { relieved(t, c, begins) })
 }
 
 // evict asks once for a pod's eviction.
@@ -203,4 +206,46 @@ func interruption(t *testing.T, c *cluster) {
 		}
 	}
 	c.awaitMetric(t, c.watchers[0], `lifeboat_triggered_moves_total{migration_reason="SpotInterruption"} 2`)
+}
+
+// pressure makes a node short of memory, and returns when it was not yet.
+func pressure(t *testing.T, c *cluster) time.Time {
+	t.Helper()
+	for name, priority := range map[string]int32{"low": 1, "high": 1000} {
+		if err := c.Create(t.Context(), &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: priority}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, class := range map[string]string{"a-0": "high", "b-0": "low", "c-0": "high"} {
+		c.run(t, c.makePod(t, name, ownedBy("StatefulSet", "s"+name), onNode("n4"), func(p *corev1.Pod) { p.Spec.PriorityClassName = class }))
+	}
+	before := time.Now()
+	n := &corev1.Node{}
+	if err := c.Get(t.Context(), client.ObjectKey{Name: "n4"}, n); err != nil {
+		t.Fatal(err)
+	}
+	n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionTrue})
+	if err := c.Status().Update(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	return before
+}
+
+func relieved(t *testing.T, c *cluster, since time.Time) {
+	m := &v1alpha1.Migration{}
+	controlplane.Eventually(t, time.Minute, "the least important pod is to be moved", func(ctx context.Context) error {
+		return c.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "b-0-1"}, m)
+	})
+	if after := m.Spec.LostAt.Sub(since); m.Spec.Reason != v1alpha1.MigrationNodePressure || after < 30*time.Second {
+		t.Errorf("migration %s: %s, %s after the pressure began; want NodePressure after 30s or more", m.Name, m.Spec.Reason, after)
+	}
+	var list v1alpha1.MigrationList
+	if err := c.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range list.Items {
+		if other.Spec.SourceNode == "n4" && other.Name != m.Name {
+			t.Errorf("migration %s was begun, too", other.Name)
+		}
+	}
 }

@@ -51,7 +51,7 @@ type replica struct {
 }
 
 // startWatcher starts a watcher, or another one in an earlier one's place.
-func (c *cluster) startWatcher(t *testing.T, number int) *replica {
+func (c *cluster) startWatcher(t *testing.T, number int, arguments ...string) *replica {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -60,7 +60,7 @@ func (c *cluster) startWatcher(t *testing.T, number int) *replica {
 	r := &replica{number: number, metrics: controlplane.FreeAddress(t), webhookPort: controlplane.FreePort(t), apiPort: controlplane.FreePort(t), orders: filepath.Join(t.TempDir(), "orders")}
 	r.Program = controlplane.StartProgram(t, []string{"KUBECONFIG=" + c.Kubeconfig(watcherToken), asVariable + "=" + asWatcher, ordersVariable + "=" + r.orders,
 		fmt.Sprintf("POD_NAME=watcher-%d", number), fmt.Sprintf("POD_IP=127.0.0.%d", 20+number)}, self,
-		"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--api-port", r.apiPort, "--member-port", strconv.Itoa(c.member))
+		append([]string{"--metrics-address", r.metrics, "--webhook-port", r.webhookPort, "--api-port", r.apiPort, "--member-port", strconv.Itoa(c.member)}, arguments...)...)
 	return r
 }
 

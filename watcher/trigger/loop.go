@@ -23,6 +23,8 @@ const lookEvery = time.Second
 type Cluster interface {
 	// Known is what is known of each node that has a fence record.
 	Known() []decide.Node
+	// Paused is why an operator has paused recoveries, empty if none has.
+	Paused() string
 	// ProtectedPods are the protected pods of a node that can be had elsewhere.
 	ProtectedPods(ctx context.Context, node string) ([]corev1.Pod, error)
 }
@@ -81,12 +83,12 @@ func (l *Loop) look(ctx context.Context, machine *Machine) error {
 // view is what the Machine is told. Pods and Migrations are read only where a node has a
 // signal that matters.
 func (l *Loop) view(ctx context.Context) (View, error) {
-	var view View
+	view := View{Paused: l.Cluster.Paused()}
 	matters := false
 	for _, known := range l.Cluster.Known() {
 		node := Node{Name: known.Fact.Node, Signals: known.Fact.Signals,
 			Runs: known.Fact.State == detect.Alive && known.Fence.State == v1alpha1.FenceRunning}
-		if node.Runs && l.matters(node) {
+		if node.Runs && view.Paused == "" && l.matters(node) {
 			pods, err := l.Cluster.ProtectedPods(ctx, node.Name)
 			if err != nil {
 				return View{}, err

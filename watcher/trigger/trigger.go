@@ -41,6 +41,9 @@ var Default = Config{Evictions: true, SpotInterruptions: true}
 type View struct {
 	Nodes      []Node
 	Migrations []v1alpha1.Migration
+	// Paused is why an operator has paused recoveries, empty if none has. Then nothing is
+	// moved either, but what is evicted: somebody asks for that.
+	Paused string
 }
 
 // Node is what is known of one node.
@@ -96,6 +99,9 @@ func New(config Config) *Machine {
 // it is known.
 func (m *Machine) Step(now time.Time, view View) []Move {
 	m.remember(now, view.Nodes)
+	if view.Paused != "" {
+		return nil
+	}
 	var moves []Move
 	for _, node := range view.Nodes {
 		if !node.Runs {

@@ -32,6 +32,7 @@ type world struct {
 	pods       []corev1.Pod
 	checkpoint map[string]*v1alpha1.Checkpoint
 	migrations []v1alpha1.Migration
+	paused     string
 	made       int // how many pods there ever were
 }
 
@@ -72,7 +73,7 @@ func (w *world) until(then time.Time) {
 
 // step lets the Machine decide, and records what it wants moved.
 func (w *world) step() {
-	view := View{Migrations: w.migrations}
+	view := View{Migrations: w.migrations, Paused: w.paused}
 	for _, node := range w.nodes {
 		for _, pod := range w.pods {
 			if pod.Spec.NodeName == node.Name {
@@ -177,6 +178,10 @@ func (w *world) do(args []string) error {
 	case "end":
 	case "leader": // another one takes over, and remembers nothing
 		w.machine = New(w.config)
+	case "pause":
+		w.paused = strings.Join(args, " ")
+	case "resume":
+		w.paused = ""
 	case "pod":
 		return w.add(args[0], args[2], args[3:])
 	case "lost":
