@@ -142,7 +142,7 @@ func (s stopper) insist(ctx context.Context, what string, do func(context.Contex
 		if err == nil {
 			return nil
 		}
-		s.log.Error(what+"; trying again", "err", err)
+		s.log.Error("a step of a planned move fails; trying again", "step", what, "err", err)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", errUnfinished, err)
