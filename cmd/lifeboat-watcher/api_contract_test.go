@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +63,7 @@ func TestAPI(t *testing.T) {
 		t.Error("an answer that breaks the specification goes unnoticed")
 	}
 	a.ends(u)
+	a.wired(u)
 }
 
 type users struct{ viewer, mover, admin string }
@@ -483,4 +485,28 @@ func (a *restAPI) ends(u users) {
 	}
 	for range events { // until it is closed
 	}
+}
+
+// wired: the watcher as a program serves the API, at the port that it is told.
+func (a *restAPI) wired(u users) {
+	port, err := strconv.Atoi(controlplane.FreePort(a.t))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	program := (&cluster{controlPlane: a.controlPlane, member: port}).startWatcher(a.t, 1)
+	served := &apiReplica{url: "https://127.0.0.1:" + program.apiPort, client: a.replicas[1].client}
+	controlplane.Eventually(a.t, 60*time.Second, "the watcher serves the API", func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, served.url+"/openapi.json", nil)
+		if err != nil {
+			return err
+		}
+		response, err := served.client.Do(request)
+		if err == nil {
+			response.Body.Close()
+		}
+		return err
+	})
+	a.replicas = append(a.replicas, served)
+	a.do(call{replica: 2, token: u.viewer, path: "/pods?namespace=shop", status: 200}, nil)
+	a.do(call{replica: 2, path: "/pods?namespace=shop", status: 401, reason: "Unauthenticated"}, nil)
 }

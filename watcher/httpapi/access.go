@@ -26,6 +26,9 @@ const (
 	remembered = 5 * time.Second
 	// mostRemembered bounds the memory that strangers can take up.
 	mostRemembered = 4096
+	// reviewWithin is how long the API server may take to say who a caller is and what it
+	// may do.
+	reviewWithin = 10 * time.Second
 	// longestToken is far above any token that Kubernetes issues.
 	longestToken = 16 << 10
 )
@@ -80,7 +83,9 @@ func newGate(clientset kubernetes.Interface, log *slog.Logger) *gate {
 
 // check is the middleware that every operation has.
 func (g *gate) check(ctx huma.Context, next func(huma.Context), refuse func(huma.Context, *Problem)) {
-	who, refused := g.authenticate(ctx.Context(), ctx.Header("Authorization"))
+	review, cancel := context.WithTimeout(ctx.Context(), reviewWithin)
+	defer cancel()
+	who, refused := g.authenticate(review, ctx.Header("Authorization"))
 	if refused != nil {
 		refuse(ctx, refused)
 		return
@@ -94,7 +99,7 @@ func (g *gate) check(ctx huma.Context, next func(huma.Context), refuse func(huma
 	if need.byQuery {
 		namespace = ctx.Query("namespace") // empty is the whole cluster
 	}
-	if refused := g.authorize(ctx.Context(), who, need, namespace, ctx.Param("name")); refused != nil {
+	if refused := g.authorize(review, who, need, namespace, ctx.Param("name")); refused != nil {
 		refuse(ctx, refused)
 		return
 	}
