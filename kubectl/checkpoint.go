@@ -65,7 +65,7 @@ func (r *checkpointRun) run(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	asked, err := c.request(ctx, checkpoint, r.now(), r.dry)
+	asked, err := c.request(ctx, checkpoint, c.now(), r.dry)
 	if err != nil {
 		return err
 	}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -20,7 +22,11 @@ import (
 type cluster struct {
 	client.WithWatch
 	namespace string
+	clock     *serverClock
 }
+
+// now is the time by the clocks of the cluster.
+func (c *cluster) now() time.Time { return c.clock.now() }
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
@@ -41,11 +47,14 @@ func (b base) connect() (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	clock := &serverClock{}
+	config.Wrap(clock.wrap)
+	config.WarningHandler = rest.NewWarningWriter(b.streams.ErrOut, rest.WarningWriterOptions{Deduplicate: true})
 	api, err := client.NewWithWatch(config, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}
-	return &cluster{api, namespace}, nil
+	return &cluster{api, namespace, clock}, nil
 }
 
 // failed says what was being done when the cluster answered with an error, and what

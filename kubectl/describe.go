@@ -20,12 +20,15 @@ func newDescribe(b base) *cobra.Command {
 		Use: "describe", Short: "Show all about one migration, or one pod",
 		Example: "  kubectl lifeboat describe migration cart-0-4\n  kubectl lifeboat describe pod cart-0",
 		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 1 && b.byKind(args[0]) != nil {
+				return nil
+			}
 			if len(args) > 0 {
 				return usage("describe %q is not known; use %q or %q", args[0], "describe migration NAME", "describe pod NAME")
 			}
 			return usage("say what to describe: %q or %q", "describe migration NAME", "describe pod NAME")
 		},
-		RunE: func(*cobra.Command, []string) error { return nil },
+		RunE: func(cmd *cobra.Command, args []string) error { return b.byKind(args[0])(cmd.Context(), args[0]) },
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -41,6 +44,17 @@ func newDescribe(b base) *cobra.Command {
 			RunE:              func(cmd *cobra.Command, args []string) error { return b.describePod(cmd.Context(), args[0]) },
 		})
 	return cmd
+}
+
+// byKind is what describes an argument with its kind before it, as "pod/cart-0".
+func (b base) byKind(argument string) func(context.Context, string) error {
+	switch {
+	case trimKind(argument, migrationKinds) != argument:
+		return b.describeMigration
+	case trimKind(argument, podKinds) != argument:
+		return b.describePod
+	}
+	return nil
 }
 
 // page is text with names and values in two columns.
@@ -65,8 +79,8 @@ func (b base) describeMigration(ctx context.Context, name string) error {
 		return err
 	}
 	p := &page{}
-	p.migration(m, b.now())
-	p.events(c.events(ctx, m), b.now())
+	p.migration(m, c.now())
+	p.events(c.events(ctx, m), c.now())
 	_, err = io.WriteString(b.streams.Out, p.String())
 	return err
 }
@@ -291,8 +305,8 @@ func (b base) describePod(ctx context.Context, name string) error {
 		}
 	}
 	p := &page{}
-	p.pod(s, b.now())
-	p.history(s.pod, migrations.Items, b.now())
+	p.pod(s, c.now())
+	p.history(s.pod, migrations.Items, c.now())
 	_, err = io.WriteString(b.streams.Out, p.String())
 	return err
 }

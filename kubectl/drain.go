@@ -138,7 +138,7 @@ func (r *drainRun) move(ctx context.Context, c *cluster, node string, pods []cor
 	var asked []*v1alpha1.Migration
 	var refused error
 	for i := range pods {
-		m, err := c.ask(ctx, &pods[i], v1alpha1.Move{Reason: v1alpha1.MigrationNodeDrained, Deadline: r.deadline}, r.now(), r.dry)
+		m, err := c.ask(ctx, &pods[i], v1alpha1.Move{Reason: v1alpha1.MigrationNodeDrained, Deadline: r.deadline}, c.now(), r.dry)
 		var open *alreadyMoves
 		switch {
 		case errors.As(err, &open):

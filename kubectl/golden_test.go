@@ -143,6 +143,11 @@ func TestProgress(t *testing.T) {
 	if diff := cmp.Diff(whole, tell(often...)); diff != "" {
 		t.Errorf("seen at each step (-once +often):\n%s", diff)
 	}
+	filling := live(time.Minute)
+	filling.Status.Result, filling.Status.Restore.Containers[0].Filling = "", true
+	if got := tell(filling, filling, live(time.Minute)); strings.Count(got, "Ready\n          memory is still fetched from other nodes\nPod") != 1 {
+		t.Errorf("while memory is filled in:\n%s", got)
+	}
 	withdrawn := live(2600 * time.Millisecond)
 	withdrawn.Status.Reason, withdrawn.Status.Message = v1alpha1.ReasonSourceFailed, "node n1: no space left on device"
 	closed := withdrawn.DeepCopy()

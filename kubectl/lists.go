@@ -135,7 +135,7 @@ func (l *listing) run(ctx context.Context) error {
 	fill := func(objects ...client.Object) *table {
 		t := newTable(style.columns(l.columns...)...)
 		for _, object := range objects {
-			t.row(style.cells(object.GetNamespace(), l.row(object, l.now()))...)
+			t.row(style.cells(object.GetNamespace(), l.row(object, c.now()))...)
 		}
 		return t
 	}

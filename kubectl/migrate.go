@@ -164,7 +164,7 @@ func (r *migrateRun) move(ctx context.Context, c *cluster, pods []corev1.Pod, mo
 	var asked []*v1alpha1.Migration
 	var refused error
 	for i := range pods {
-		m, err := c.ask(ctx, &pods[i], move, r.now(), r.dry)
+		m, err := c.ask(ctx, &pods[i], move, c.now(), r.dry)
 		if err != nil {
 			refused = errors.Join(refused, err)
 			continue

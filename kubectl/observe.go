@@ -28,19 +28,25 @@ type change struct {
 }
 
 // observe gives all objects of a list, and then each change, until the context ends. A
-// watch that breaks off is begun anew. An error of the first list lasts.
+// watch that breaks off is begun anew. An error of the first list lasts, and so does
+// it where the caller may not watch.
 func (c *cluster) observe(ctx context.Context, list client.ObjectList, options ...client.ListOption) <-chan change {
 	changes := make(chan change)
 	o := &observer{cluster: c, list: list, options: options, changes: changes, known: map[types.NamespacedName]client.Object{}}
 	go func() {
 		defer close(changes)
-		for first := true; ctx.Err() == nil; first = false {
-			err := o.once(ctx, first)
+		said := false // of one outage there is one error
+		for ctx.Err() == nil {
+			listed := o.listed
+			err := o.once(ctx)
 			if ctx.Err() != nil {
 				return
 			}
-			if err != nil {
-				lasting := first || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || meta.IsNoMatchError(err)
+			said = said && o.listed == listed
+			// Whoever may list, but not watch, would wait for ever.
+			lasting := o.listed == 0 || o.listed > listed && apierrors.IsForbidden(err)
+			if err != nil && !said {
+				said = true
 				if !o.send(ctx, change{kind: watch.Error, err: err, lasting: lasting}) || lasting {
 					return
 				}
@@ -61,6 +67,8 @@ type observer struct {
 	options []client.ListOption
 	changes chan<- change
 	known   map[types.NamespacedName]client.Object
+	// listed is how often the list was read.
+	listed int
 }
 
 func (o *observer) send(ctx context.Context, c change) bool {
@@ -73,7 +81,7 @@ func (o *observer) send(ctx context.Context, c change) bool {
 }
 
 // once lists, tells what is new since the last time, and watches until that breaks off.
-func (o *observer) once(ctx context.Context, first bool) error {
+func (o *observer) once(ctx context.Context) error {
 	list := o.list.DeepCopyObject().(client.ObjectList)
 	if err := o.List(ctx, list, o.options...); err != nil {
 		return err
@@ -103,7 +111,7 @@ func (o *observer) once(ctx context.Context, first bool) error {
 	for _, object := range gone {
 		o.tell(ctx, watch.Deleted, object)
 	}
-	if first {
+	if o.listed++; o.listed == 1 {
 		o.send(ctx, change{kind: watch.Bookmark})
 	}
 	return o.watch(ctx, list)

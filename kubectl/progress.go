@@ -3,6 +3,7 @@ package kubectl
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ type progress struct {
 	told        map[v1alpha1.Phase]bool
 	held        v1alpha1.Held
 	withdrawing bool
+	filling     bool
 }
 
 // show tells what is new since the last time.
@@ -39,6 +41,10 @@ func (p *progress) show(m *v1alpha1.Migration) {
 		p.withdrawing = true
 		fprintf(p.out, "%s%7s   is given up (%s): %s\n", p.prefix, "", m.Status.Reason, sentence(m.Status.Message))
 	}
+	if filling(m) && m.Reached(v1alpha1.PhaseReady) && !p.filling {
+		p.filling = true
+		fprintf(p.out, "%s%7s   memory is still fetched from other nodes\n", p.prefix, "")
+	}
 	if held := m.Status.Held; held != nil && (held.Reason != p.held.Reason || held.Message != p.held.Message) {
 		fprintf(p.out, "%s%7s   waits (%s): %s\n", p.prefix, "", held.Reason, sentence(held.Message))
 	}
@@ -46,6 +52,12 @@ func (p *progress) show(m *v1alpha1.Migration) {
 	if m.Status.Held != nil {
 		p.held = *m.Status.Held
 	}
+}
+
+// filling is whether memory of an open Migration's pod is still to be filled in.
+func filling(m *v1alpha1.Migration) bool {
+	return m.Open() && m.Status.Restore != nil &&
+		slices.ContainsFunc(m.Status.Restore.Containers, func(c v1alpha1.ContainerRestore) bool { return c.Filling })
 }
 
 // detail is what there is to say about a completed phase.

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -31,12 +30,11 @@ Of several pods the highest one counts.`
 type base struct {
 	flags   *genericclioptions.ConfigFlags
 	streams genericiooptions.IOStreams
-	now     func() time.Time
 }
 
 // New returns the command with its subcommands.
 func New(streams genericiooptions.IOStreams) *cobra.Command {
-	b := base{flags: genericclioptions.NewConfigFlags(true), streams: streams, now: time.Now}
+	b := base{flags: genericclioptions.NewConfigFlags(true), streams: streams}
 	root := &cobra.Command{
 		Use:         "kubectl-lifeboat",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl lifeboat"},

@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -69,7 +70,7 @@ func (r *statusRun) run(ctx context.Context) error {
 	case "yaml":
 		content, err = yaml.Marshal(o)
 	default:
-		return o.print(r.streams.Out, layout{namespaces: r.everywhere, noHeaders: r.noHeaders, wide: r.format == wide, now: r.now()})
+		return o.print(r.streams.Out, layout{namespaces: r.everywhere, noHeaders: r.noHeaders, wide: r.format == wide, now: c.now()})
 	}
 	if err != nil {
 		return err
@@ -150,7 +151,7 @@ func (r *statusRun) read(ctx context.Context, c *cluster) (*overview, error) {
 	}
 	for i := range migrations.Items {
 		if m := &migrations.Items[i]; m.Open() && keep(m) {
-			m.ManagedFields = nil
+			m.ManagedFields, m.TypeMeta = nil, metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Migration"}
 			o.Migrations = append(o.Migrations, m)
 		}
 	}

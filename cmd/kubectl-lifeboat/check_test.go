@@ -96,7 +96,7 @@ func startCluster(t *testing.T) *cluster {
 	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{ControlPlane: controlplane.Start(t, map[string]string{"guest-token": "guest"}), t: t}
+	c := &cluster{ControlPlane: controlplane.Start(t, map[string]string{"guest-token": "guest", "blind-token": "blind"}), t: t}
 	var err error
 	if c.Client, err = client.New(c.Config(controlplane.AdminToken), client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)

@@ -167,6 +167,10 @@ func (c *moves) restored(t *testing.T, pod string) {
 		s.Source.PausedAt, s.Source.StoppedAt, s.Source.BytesSent = at(1650*time.Millisecond), at(1850*time.Millisecond), 34<<20
 		s.Source.Checkpoint = &v1alpha1.HeldCheckpoint{Generation: 18, TakenAt: *at(1650 * time.Millisecond), Bytes: 12 << 20, Holders: []string{"n1", "n2"}}
 	})
+	old := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: pod}}
+	if err := client.IgnoreNotFound(c.Delete(t.Context(), old, client.GracePeriodSeconds(0))); err != nil {
+		t.Fatal(err)
+	}
 	c.reach(t, m, v1alpha1.PhaseDeleted, 2*time.Second, nil)
 	c.reach(t, m, v1alpha1.PhaseScheduled, 2100*time.Millisecond, func(s *v1alpha1.MigrationStatus) {
 		s.Claim = &v1alpha1.Claim{PodName: pod, PodUID: "next", NodeName: "n2", At: *at(2100 * time.Millisecond)}
@@ -174,10 +178,6 @@ func (c *moves) restored(t *testing.T, pod string) {
 	c.reach(t, m, v1alpha1.PhaseReady, 2600*time.Millisecond, func(s *v1alpha1.MigrationStatus) {
 		s.Result, s.RTOSeconds, s.DowntimeSeconds = v1alpha1.ResultRestored, 2.6, 0.95
 	})
-	old := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: pod}}
-	if err := client.IgnoreNotFound(c.Delete(t.Context(), old, client.GracePeriodSeconds(0))); err != nil {
-		t.Fatal(err)
-	}
 }
 
 const restoredOutput = `Migration shop/cart-0-1: pod cart-0 leaves n1 for n2, Live
@@ -235,7 +235,7 @@ func TestMoves(t *testing.T) {
 		if out, errs, status := moving.end(); status != 0 || out != restoredOutput || errs != "" {
 			t.Errorf("exit status %d, error output %q, and\n%s\nwant\n%s", status, errs, out, restoredOutput)
 		}
-		page := expect(t, c.admin, 0, "Restored", "describe", "migration", "cart-0-1", "-n", "shop")
+		page := expect(t, c.admin, 0, "Restored", "describe", "migration/cart-0-1", "-n", "shop")
 		for _, text := range []string{"Stopped     ", "+1.9s", "held by n1, n2", "Did not answer:  950ms"} {
 			if !strings.Contains(page, text) {
 				t.Errorf("%q is not in:\n%s", text, page)
@@ -298,6 +298,25 @@ func TestMoves(t *testing.T) {
 		moving.says(t, "Stopping")
 		moving.interrupt()
 		if out, errs, status := moving.end(); status != 130 || !strings.Contains(errs, "Migration shop/held-1 goes on in the cluster: ") {
+			t.Errorf("exit status %d, %q, and\n%s", status, errs, out)
+		}
+	})
+	t.Run("the API goes away", func(t *testing.T) {
+		c.pod("patient", nil)
+		moving := c.start("migrate", "patient", "-n", "shop")
+		m := c.opened(t, "patient")
+		c.reach(t, m, v1alpha1.PhaseAccepted, time.Second, nil)
+		moving.says(t, "Accepted")
+		c.APIServer().Signal(t, syscall.SIGKILL)
+		moving.says(t, "The API does not answer")
+		c.StartAPIServer()
+		// Its kinds are served a moment after it is ready.
+		controlplane.Eventually(t, time.Minute, "migrations are served", func(ctx context.Context) error {
+			return c.Get(ctx, client.ObjectKeyFromObject(m), m)
+		})
+		c.reach(t, m, v1alpha1.PhaseReady, 9*time.Second, func(s *v1alpha1.MigrationStatus) { s.Result = v1alpha1.ResultRestored })
+		out, errs, status := moving.end()
+		if status != 0 || errs != "" || strings.Count(out, "Accepted") != 1 || strings.Count(out, "does not answer") != 1 || !strings.Contains(out, "9.0s  Ready\nPod shop/patient runs with its memory.\n") {
 			t.Errorf("exit status %d, %q, and\n%s", status, errs, out)
 		}
 	})
@@ -410,6 +429,19 @@ func (c *moves) testLists(t *testing.T) {
 		return nil
 	})
 	expect(t, c.guest, 1, "is forbidden", "status", "-A")
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lister"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{"lifeboat.dev"}, Resources: []string{"migrations"}, Verbs: []string{"list"}},
+	}}
+	c.create(role)
+	c.create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lister"},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "lister"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "blind"}}})
+	controlplane.Eventually(t, time.Minute, "whoever may not watch is told so", func(context.Context) error {
+		if out, errs, status := plugin(t, c.Kubeconfig("blind-token"), "migrations", "-w", "-n", "shop"); status != 1 || !strings.Contains(errs, `User "blind" cannot watch resource "migrations"`) {
+			return fmt.Errorf("exit status %d, %q, %q", status, out, errs)
+		}
+		return nil
+	})
 	expect(t, c.admin, 0, "migration.lifeboat.dev/cart-0-1\n", "migrations", "-n", "shop", "-o", "name")
 	expect(t, c.admin, 0, "Live", "migrations", "-A", "-o", "jsonpath={.items[0].spec.strategy}")
 	expect(t, c.admin, 0, "db    n1    5 ", "checkpoints", "-n", "shop", "--no-headers")
