@@ -59,7 +59,7 @@ func startAPI(t *testing.T) *restAPI {
 	t.Helper()
 	a := &restAPI{controlPlane: startControlPlane(t), called: map[string]bool{}}
 	for _, manifest := range []string{"namespace.yaml", "crds/lifeboat.dev_checkpoints.yaml", "crds/lifeboat.dev_fences.yaml",
-		"crds/lifeboat.dev_migrations.yaml", "watcher-rbac.yaml", "api-rbac.yaml"} {
+		"crds/lifeboat.dev_migrations.yaml", "watcher-rbac.yaml", "api-rbac.yaml", "migration-policy.yaml"} {
 		a.apply("../../manifests/"+manifest, nil)
 	}
 	var err error
