@@ -28,7 +28,7 @@ const (
 // something. There is never more than one such move in the cluster: where would the pods
 // of a second node go? Nor is there any when more than half of the nodes are short.
 func (m *Machine) relieve(now time.Time, view View) []Move {
-	running := 0
+	running, strained := 0, 0
 	var short []Node
 	for _, node := range view.Nodes {
 		if !node.Runs {
@@ -36,10 +36,13 @@ func (m *Machine) relieve(now time.Time, view View) []Move {
 		}
 		running++
 		if has(node, v1alpha1.MigrationNodePressure) {
-			short = append(short, node)
+			strained++
+			if m.emptiedBy(node) == "" {
+				short = append(short, node)
+			}
 		}
 	}
-	if len(short)*2 > running {
+	if strained*2 > running {
 		return nil
 	}
 	last := map[string]time.Time{}

@@ -107,10 +107,10 @@ func (m *Machine) Step(now time.Time, view View) []Move {
 		if !node.Runs {
 			continue
 		}
-		switch {
-		case m.config.SpotInterruptions && has(node, v1alpha1.MigrationSpotInterruption):
+		switch m.emptiedBy(node) {
+		case v1alpha1.MigrationSpotInterruption:
 			moves = append(moves, m.interrupted(now, node, view.Migrations)...)
-		case m.config.Cordons && has(node, v1alpha1.MigrationNodeDrained):
+		case v1alpha1.MigrationNodeDrained:
 			moves = append(moves, drained(now, node, view.Migrations)...)
 		}
 	}
@@ -192,6 +192,17 @@ func drained(now time.Time, node Node, migrations []v1alpha1.Migration) []Move {
 		}
 	}
 	return moves
+}
+
+// emptiedBy is why all pods are moved off a node, empty where they are not.
+func (m *Machine) emptiedBy(node Node) v1alpha1.MigrationReason {
+	switch {
+	case m.config.SpotInterruptions && has(node, v1alpha1.MigrationSpotInterruption):
+		return v1alpha1.MigrationSpotInterruption
+	case m.config.Cordons && has(node, v1alpha1.MigrationNodeDrained):
+		return v1alpha1.MigrationNodeDrained
+	}
+	return ""
 }
 
 func has(node Node, reason v1alpha1.MigrationReason) bool {
