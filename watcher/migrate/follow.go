@@ -225,10 +225,22 @@ func (d *Driver) follow(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) {
 			followRestore(m, restore)
 		}
 	}
-	// While a planned move's source runs, a pod that is to be restored is not Ready.
-	if ready(pod) && (!m.Planned() || !move.Stateful(m.Spec.Strategy) || m.SourceStopped()) {
+	if ready(pod) && mayBeReady(m) {
 		stamp(m, v1alpha1.PhaseReady, now)
 	}
+}
+
+// mayBeReady says whether a successor that is Ready completes that step. While a planned
+// move's source runs, what is to be restored is not Ready; and where no scheduler claims
+// the move, the watcher notes first which pod it is.
+func mayBeReady(m *v1alpha1.Migration) bool {
+	switch {
+	case !m.Planned():
+		return true
+	case move.Stateful(m.Spec.Strategy):
+		return m.Reached(v1alpha1.PhaseStopped)
+	}
+	return m.Status.Claim != nil
 }
 
 // followRestore notes how far the checkpointer of the claim's node has come. A pod that
@@ -244,11 +256,9 @@ func followRestore(m *v1alpha1.Migration, restore *v1alpha1.RestoreStatus) {
 	if restore.ParkedAt != nil && !m.Reached(v1alpha1.PhaseStopping) {
 		stamp(m, v1alpha1.PhaseParked, restore.ParkedAt.Time)
 	}
-	if m.SourceStopped() && !restore.StartedAt.IsZero() {
-		began := restore.StartedAt.Time
-		if source := m.Status.Source; source != nil && source.StoppedAt != nil && began.Before(source.StoppedAt.Time) {
-			began = source.StoppedAt.Time
-		}
-		stamp(m, v1alpha1.PhaseRestoring, began)
+	// While a pod is parked it says that it has begun when it was parked.
+	begun := restore.ParkedAt == nil || restore.StartedAt.After(restore.ParkedAt.Time)
+	if m.Reached(v1alpha1.PhaseStopped) && begun {
+		stamp(m, v1alpha1.PhaseRestoring, restore.StartedAt.Time)
 	}
 }

@@ -2,12 +2,14 @@ package migrate
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -27,7 +29,7 @@ func (d *Driver) carryOut(ctx context.Context, v *move.View, step move.Step) (ti
 	case move.Release:
 		return again, d.release(ctx, m, v.Pod)
 	case move.Keep:
-		return again, d.keepManifest(ctx, m, v.Pod)
+		return again, d.keep(ctx, m, v.Pod)
 	case move.Claim:
 		m.Status.Claim = &v1alpha1.Claim{PodName: v.Successor.Name, PodUID: v.Successor.UID, NodeName: v.Successor.Spec.NodeName, At: metav1.NewMicroTime(v.Now)}
 	case move.LeaveServices:
@@ -100,13 +102,35 @@ func (d *Driver) acceptMove(ctx context.Context, v *move.View) (time.Time, error
 	return time.Time{}, nil
 }
 
-// keepManifest notes in the Migration what a bare pod is made again from.
-func (d *Driver) keepManifest(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+// keep notes in the Migration what a bare pod is made again from, or which pods are not
+// the successor of one that has an owner.
+func (d *Driver) keep(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	if m.Spec.Pod.OwnerUID != "" {
+		return d.keepSiblings(ctx, m)
+	}
 	manifest, err := manifestOf(pod)
 	if err != nil {
 		return err
 	}
 	return d.annotate(ctx, m, annotationManifest, manifest)
+}
+
+func (d *Driver) keepSiblings(ctx context.Context, m *v1alpha1.Migration) error {
+	var pods corev1.PodList
+	if err := d.Client.List(ctx, &pods, client.InNamespace(m.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list pods in %s: %w", m.Namespace, err)
+	}
+	siblings := []types.UID{}
+	for i := range pods.Items {
+		if succeeds(&pods.Items[i], m) {
+			siblings = append(siblings, pods.Items[i].UID)
+		}
+	}
+	noted, err := json.Marshal(siblings)
+	if err != nil {
+		return fmt.Errorf("note the siblings of pod %s/%s: %w", m.Namespace, m.Spec.Pod.Name, err)
+	}
+	return d.annotate(ctx, m, move.AnnotationSiblings, string(noted))
 }
 
 // annotate writes an annotation of a Migration that is still the one that was looked at.
@@ -205,10 +229,11 @@ func (d *Driver) withdraw(ctx context.Context, v *move.View, step move.Step) err
 				return err
 			}
 		}
-		// Where the pod itself has gone, its successor is needed; where it is lost with its
+		// What was to be restored never starts without that; another pod does. Of the
+		// others, one is needed where the pod itself has gone. And where it is lost with its
 		// state, a successor that can have it is.
 		waits := v.Successor != nil && claimedBy(m, v.Successor) && v.Successor.DeletionTimestamp == nil
-		if waits && (runs && !lost || lost && protected(v.Successor)) {
+		if waits && (move.Stateful(m.Spec.Strategy) || runs && !lost || lost && protected(v.Successor)) {
 			d.Events.Eventf(v.Successor, m, corev1.EventTypeNormal, "MoveWithdrawn", "Delete", "%s",
 				cut(fmt.Sprintf("The move of pod %s, whose place the pod was to take, is given up: %s", m.Spec.Pod.Name, step.Message)))
 			if err := d.Client.Delete(ctx, v.Successor, client.Preconditions{UID: &v.Successor.UID}); client.IgnoreNotFound(err) != nil {

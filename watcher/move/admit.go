@@ -70,6 +70,10 @@ func notAllowed(v *View) string {
 	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil && (owner.Kind == "DaemonSet" || owner.Kind == "Node") {
 		return fmt.Sprintf("pod %s belongs to its node: its owner is %s %s", pod.Name, owner.Kind, owner.Name)
 	}
+	if id := v1alpha1.IdentityOf(pod); id != m.Spec.Pod {
+		// Whoever asks for a move must not say whose next pod takes over the state.
+		return fmt.Sprintf("the owner of pod %s is %q and not %q, as spec.pod says", pod.Name, id.OwnerKind+"/"+id.OwnerName, m.Spec.Pod.OwnerKind+"/"+m.Spec.Pod.OwnerName)
+	}
 	if why := strategyNotAllowed(v); why != "" {
 		return why
 	}

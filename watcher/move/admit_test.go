@@ -70,6 +70,7 @@ func TestAdmit(t *testing.T) {
 		"it does not run":                 {views{func(v *View) { v.Pod.Status.Phase = corev1.PodPending }}, "Withdraw Withdrawn NotAllowed: is Pending"},
 		"it belongs to its node":          {views{owner("DaemonSet")}, "Withdraw Withdrawn NotAllowed: DaemonSet"},
 		"it is static":                    {views{owner("Node")}, "Withdraw Withdrawn NotAllowed: Node"},
+		"its owner is another one":        {views{func(v *View) { v.Migration.Spec.Pod.OwnerUID = "theirs" }}, "Withdraw Withdrawn NotAllowed: as spec.pod says"},
 		"it is not protected":             {views{plain}, "Withdraw Withdrawn NotAllowed: use strategy Replace"},
 		"its annotations are wrong":       {views{annotated(v1alpha1.AnnotationReplicas, "none")}, "Withdraw Withdrawn NotAllowed: lifeboat.dev/replicas"},
 		"it was not admitted":             {views{func(v *View) { v.Pod.Spec.RuntimeClassName = nil }}, "Withdraw Withdrawn NotAllowed: admission"},

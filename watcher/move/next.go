@@ -71,12 +71,12 @@ func beforeStop(v *View) Step {
 	}
 	first := v.Beside && m.Spec.Strategy != v1alpha1.StrategyCold && m.Spec.Strategy != v1alpha1.StrategyWarm
 	switch {
+	case unknown(m):
+		return Step{Do: Keep}
 	case first && (!m.Released() || v.Pod.Labels[labelHash] != hash(m)):
 		return Step{Do: Release}
 	case m.Spec.Strategy == v1alpha1.StrategyLive && !m.Reached(v1alpha1.PhasePrepared):
 		return Step{Do: Wait, Look: Deadline(m)}
-	case m.Spec.Pod.OwnerUID == "" && m.Annotations[AnnotationManifest] == "":
-		return Step{Do: Keep}
 	case !first:
 		return Step{Do: Stop}
 	}
@@ -94,8 +94,28 @@ func hash(m *v1alpha1.Migration) string {
 	return value
 }
 
-// AnnotationManifest of a Migration keeps a bare pod until its successor exists.
-const AnnotationManifest = "lifeboat.dev/pod-manifest"
+// Annotations of a Migration, for the watcher itself.
+const (
+	// AnnotationManifest keeps a bare pod until its successor exists: between the
+	// deletion of the one and the creation of the other nothing else has it.
+	AnnotationManifest = "lifeboat.dev/pod-manifest"
+	// AnnotationSiblings has the UIDs of the owner's pods that there are before the moved
+	// one's successor is created, as JSON. No scheduler claims a move by replacement, so
+	// that nothing else tells the successor from them.
+	AnnotationSiblings = "lifeboat.dev/siblings"
+)
+
+// unknown says whether the successor could not be made, or not be told from other pods,
+// once the pod is gone.
+func unknown(m *v1alpha1.Migration) bool {
+	switch owner := m.Spec.Pod; {
+	case owner.OwnerUID == "":
+		return m.Annotations[AnnotationManifest] == ""
+	case m.Spec.Strategy == v1alpha1.StrategyReplace && owner.OwnerKind != "StatefulSet":
+		return m.Annotations[AnnotationSiblings] == ""
+	}
+	return false
+}
 
 // awaitSuccessor says whether the successor beside the old pod is where it has to be
 // before the old one goes, and else what to wait for.

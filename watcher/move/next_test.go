@@ -68,7 +68,8 @@ func TestNext(t *testing.T) {
 		"cold: nothing is before the stop":            {views{by(cold)}, "Stop"},
 		"cold, bare: its manifest is kept":            {views{by(cold), bare}, "Keep"},
 
-		"replace: it is released first":              {views{by(replace)}, "Release"},
+		"replace: its siblings are noted first":      {views{by(replace)}, "Keep"},
+		"replace: it is released then":               {views{by(replace), noted}, "Release"},
 		"replace: no successor yet":                  {views{by(replace), released}, "Wait"},
 		"replace: the successor has a node":          {views{by(replace), released, claimed, noClaim}, "Claim"},
 		"replace: the successor is not Ready":        {views{by(replace), released, claimed, unready}, "Wait"},

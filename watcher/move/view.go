@@ -69,7 +69,7 @@ const (
 	Hold          Do = "Hold"          // note in the Migration why the move waits
 	Accept        Do = "Accept"        // stamp Accepted
 	Release       Do = "Release"       // note the pod's labels in the Migration, and change the one its owner selects it by
-	Keep          Do = "Keep"          // note a bare pod's manifest in the Migration
+	Keep          Do = "Keep"          // note a bare pod's manifest, or the pod's siblings, in the Migration
 	Claim         Do = "Claim"         // note the successor in a Migration that no scheduler claims
 	LeaveServices Do = "LeaveServices" // take away the labels by which Services select the pod
 	Stop          Do = "Stop"          // stamp Stopping

@@ -56,7 +56,7 @@ func by(strategy v1alpha1.Strategy) func(*View) {
 
 // released is a pod whose labels were noted and changed, as its owner lets it go.
 func released(v *View) {
-	v.Migration.Annotations = map[string]string{v1alpha1.AnnotationPodLabels: `{"app":"web"}`}
+	v.Migration.Annotations = map[string]string{v1alpha1.AnnotationPodLabels: `{"app":"web"}`, AnnotationSiblings: "[]"}
 	v.Pod.Labels[labelHash] = hash(v.Migration)
 	v.Pod.OwnerReferences = nil
 }
@@ -65,6 +65,11 @@ func claimed(v *View) {
 	v.Migration.Status.Claim = &v1alpha1.Claim{PodName: "web-2", PodUID: "new", NodeName: "b"}
 	v.Successor = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-2", Namespace: "shop", UID: "new"}, Spec: corev1.PodSpec{NodeName: "b"},
 		Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+}
+
+// noted is a pod whose siblings are known.
+func noted(v *View) {
+	metav1.SetMetaDataAnnotation(&v.Migration.ObjectMeta, AnnotationSiblings, "[]")
 }
 
 func statefulSet(v *View) {

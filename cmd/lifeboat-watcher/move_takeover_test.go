@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
+)
+
+// TestMoveTakeover kills the leader right after each of the writes of a planned move, as
+// TestTakeover does of a recovery: of one that comes to its end, and of one whose source
+// fails when it is told to stop the pod.
+func TestMoveTakeover(t *testing.T) {
+	c := startCluster(t)
+	c.detachWebhook(t)
+	for what, fails := range map[string]bool{"moved": false, "given-up": true} {
+		after := 1
+		for ; after <= mostWrites && c.moveOver(t, fmt.Sprintf("%s-%d", what, after), after, fails); after++ {
+		}
+		t.Logf("a pod that is %s is %d writes of the leader", what, after-1)
+		if after < 8 || after > mostWrites {
+			t.Errorf("the leader was killed after each of %d writes", after-1)
+		}
+	}
+}
+
+// moveOver moves a Deployment's pod, and kills the leader right after its nth write. It
+// returns false when there was no such write.
+func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (died bool) {
+	t.Helper()
+	c.serve(t, app)
+	old := c.makePod(t, app+"-1", ofDeployment(app), onNode("n1"), admitted)
+	c.run(t, old)
+	wore, owners := maps.Clone(old.Labels), old.OwnerReferences
+	leader := c.leader(t)
+	if err := os.WriteFile(leader.orders, []byte(strconv.Itoa(after)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := c.move(t, old, v1alpha1.Move{Strategy: v1alpha1.StrategyLive})
+	next := c.succeed(t, m, old, app+"-2", "n3")
+	c.prepare(t, m)
+	c.park(t, m, next)
+	c.reached(t, m, v1alpha1.PhaseStopping)
+	result := v1alpha1.ResultRestored
+	if fails {
+		result = v1alpha1.ResultWithdrawn
+		c.source(t, m, map[string]any{"error": "no room on the disk"})
+		now := c.labels(t, old, "as it was", func(labels map[string]string) bool { return maps.Equal(labels, wore) })
+		c.own(t, now, owners)
+		c.kill(t, next)
+	} else {
+		paused := c.stop(t, m)
+		c.gone(t, old)
+		c.restored(t, m, next, paused)
+		c.run(t, next)
+	}
+	c.closed(t, m, 30*time.Second)
+	if m.Status.Result != result {
+		t.Errorf("%s: result %s, reason %s: %s", app, m.Status.Result, m.Status.Reason, m.Status.Message)
+	}
+	c.toldOnce(t, m, result)
+
+	what, err := os.ReadFile(leader.orders + ".done")
+	died = err == nil
+	_ = os.Remove(leader.orders)
+	if died {
+		t.Logf("after write %2d, %s", after, what)
+		_ = os.Remove(leader.orders + ".done")
+		c.watchers = slices.DeleteFunc(c.watchers, func(w *replica) bool { return w == leader })
+		c.watchers = append(c.watchers, c.startWatcher(t, leader.number))
+		c.leader(t)
+	}
+	c.alone(t, app, map[bool]*corev1.Pod{true: old, false: next}[fails])
+	return died
+}
+
+// toldOnce waits until everybody was told what became of a move, and looks whether they
+// were told twice.
+func (c *cluster) toldOnce(t *testing.T, m *v1alpha1.Migration, result v1alpha1.Result) {
+	t.Helper()
+	controlplane.Eventually(t, 30*time.Second, "the closing of "+m.Name+" is told", func(context.Context) error {
+		if n := len(c.eventsOf(t, m.UID, string(result))); n != 1 {
+			return fmt.Errorf("it was told %d times", n)
+		}
+		return nil
+	})
+}
+
+// alone looks whether a pod is the only one of its application.
+func (c *cluster) alone(t *testing.T, app string, want *corev1.Pod) {
+	t.Helper()
+	var pods corev1.PodList
+	if err := c.List(t.Context(), &pods, client.InNamespace("shop")); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, pod := range pods.Items {
+		if owner := metav1.GetControllerOf(&pod); owner != nil && owner.Name == app || pod.Labels["app"] == app {
+			names = append(names, pod.Name)
+		}
+	}
+	if !slices.Equal(names, []string{want.Name}) {
+		t.Errorf("pods %v are left, want %s alone", names, want.Name)
+	}
+}
