@@ -161,6 +161,7 @@ const (
 	ReasonWritableVolumes   = "WritableVolume"    // memory must not meet a newer disk
 	ReasonSpecChanged       = "SpecChanged"       // the successor's containers differ from the checkpointed ones
 	ReasonNotReady          = "NotReady"          // the successor did not become Ready in time
+	ReasonNodeRebooted      = "NodeRebooted"      // its node booted anew before anything could be done, and it started anew there
 	ReasonPodReplaced       = "PodReplaced"       // the successor was deleted before it was Ready
 )
 

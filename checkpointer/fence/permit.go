@@ -121,7 +121,8 @@ const NoContainer = math.MaxInt64
 //
 // A node that has booted since it last wrote Running does not refute: the
 // processes that the watcher wants to recover ended with that boot, and their
-// checkpoints are better than a cold start. It waits to be fenced.
+// checkpoints are better than a cold start. It waits to be fenced. For the same reason
+// it does not take over at once what the earlier boot left Running.
 //
 // # Why old copies are killed at any time, not on reading Fenced alone
 //
@@ -150,6 +151,9 @@ type Permit struct {
 	// first write that is answered, one of an earlier fencer's may.
 	wrote     bool
 	wroteOver string
+	// adoptFrom is when a record that an earlier boot left Running may be adopted, 0
+	// while none was read.
+	adoptFrom Instant
 	// wanted are the peers that the record should have, since when.
 	wanted      []string
 	wantedSince Instant
@@ -159,6 +163,12 @@ type Permit struct {
 // written. A peer that is dead for that long is not urgent to replace, and while
 // the list may change nobody can vouch.
 const peersSettle = 30 * time.Second
+
+// adoptAfter is how long a record that an earlier boot left Running is left alone.
+// The watcher, which hears of the new boot from the kubelet, declares the node lost in
+// that time, and the pods are restored. After it nobody seems to watch, and they start
+// anew.
+const adoptAfter = 5 * time.Second
 
 // NewPermit returns the permit of a node whose present boot is bootID. A node
 // starts without permission; see Resume.
@@ -189,6 +199,12 @@ func (p *Permit) Answered(read Read) {
 		return
 	}
 	p.settled, p.record, p.current = read.Started, r, true
+	switch left := r != nil && r.State == v1alpha1.FenceRunning && r.BootID != p.bootID; {
+	case !left:
+		p.adoptFrom = 0
+	case p.adoptFrom == 0:
+		p.adoptFrom = read.Started.Add(adoptAfter)
+	}
 	if r != nil && r.State == v1alpha1.FenceFenced {
 		// The watcher waited for the permission to run out. Should the clocks
 		// have drifted further apart than the terms allow, end it now.
@@ -255,6 +271,9 @@ func (p *Permit) write(now Instant, oldest int64) Write {
 	case p.record == nil:
 		return Create
 	case p.record.State == v1alpha1.FenceRunning && p.record.BootID != p.bootID:
+		if now < p.adoptFrom {
+			return NoWrite
+		}
 		return Adopt
 	case p.record.State == v1alpha1.FenceLost && p.record.BootID == p.bootID:
 		return Refute

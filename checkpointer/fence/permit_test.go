@@ -30,7 +30,7 @@ func TestWriteFollowsRecord(t *testing.T) {
 	}{
 		"no record":                               {nil, NoContainer, Create},
 		"running":                                 {record(v1alpha1.FenceRunning, 3, thisBoot), 3, NoWrite},
-		"running since an earlier boot":           {record(v1alpha1.FenceRunning, 3, earlierBoot), NoContainer, Adopt},
+		"running since an earlier boot":           {record(v1alpha1.FenceRunning, 3, earlierBoot), NoContainer, NoWrite},
 		"lost, but alive":                         {record(v1alpha1.FenceLost, 3, thisBoot), 3, Refute},
 		"lost, and booted since":                  {record(v1alpha1.FenceLost, 3, earlierBoot), NoContainer, NoWrite},
 		"fenced, nothing left":                    {record(v1alpha1.FenceFenced, 4, thisBoot), NoContainer, Return},

@@ -3,6 +3,7 @@ package fence
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/lifeboat-dev/lifeboat/api/permission"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -155,11 +156,24 @@ func TestPeersSettle(t *testing.T) {
 	}
 }
 
-// Another boot's permission ended with it.
+// Another boot's permission ended with it. Its record is taken over once the watcher
+// has had the time to have what ran in that boot restored.
 func TestAnotherBootsRunningPermitsNothing(t *testing.T) {
 	p := NewPermit(permission.Default, thisBoot)
-	p.Answered(Read{Started: second, Record: record(v1alpha1.FenceRunning, 1, earlierBoot)})
-	if d := p.Decide(second, NoContainer); d.Permitted || d.Write != Adopt {
-		t.Errorf("permitted: %t, decides to %s", d.Permitted, d.Write)
+	left := record(v1alpha1.FenceRunning, 1, earlierBoot)
+	for now := second; now < 9*second; now += second {
+		p.Answered(Read{Started: now, Record: left})
+		want := NoWrite
+		if now >= second.Add(adoptAfter) {
+			want = Adopt
+		}
+		d := p.Decide(now, NoContainer)
+		if d.Permitted || d.Write != want {
+			t.Errorf("after %s: permitted: %t, decides to %s, want %s", time.Duration(now-second), d.Permitted, d.Write, want)
+		}
+		if d.Write == Adopt {
+			return
+		}
 	}
+	t.Error("the record was never taken over")
 }

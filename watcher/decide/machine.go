@@ -52,7 +52,9 @@ type node struct {
 	// ranBoot is the boot that has the permission, once its kubelet has reported
 	// it: another boot reported after that began later.
 	ranBoot string
-	taint   taint
+	// ranUntil is when that boot was last known to be alive.
+	ranUntil time.Time
+	taint    taint
 	// held is why nothing is done although the node looks lost, heldSince since
 	// when, and told what was told of it. Unguarded is the sentence if the reason
 	// is that nothing there stops its pods.
@@ -213,7 +215,7 @@ func (n *node) watch(now time.Time, fact detect.Fact) {
 		n.refutations = 0
 	}
 	if fact.BootID != "" && fact.BootID == n.fence.BootID {
-		n.ranBoot = fact.BootID
+		n.ranBoot, n.ranUntil = fact.BootID, fact.LastAlive
 	}
 	n.taint.watch(now, n.fence.BootID, fact)
 }
@@ -223,6 +225,11 @@ func (n *node) next(terms permission.Terms, fact detect.Fact) (Action, time.Time
 	due := n.retryAt
 	switch n.fence.State {
 	case v1alpha1.FenceRunning:
+		if n.rebooted(fact) {
+			// Its pods ended with the boot, whatever else is known of it: it is declared
+			// before the new boot takes the record over and starts them anew.
+			return Action{Kind: DeclareLost, LostAt: n.ranUntil, Why: v1alpha1.MigrationNodeRebooted, Reason: "it has booted since"}, due
+		}
 		if !fact.State.Lost() {
 			return Action{}, due
 		}
@@ -252,12 +259,18 @@ func (n *node) next(terms permission.Terms, fact detect.Fact) (Action, time.Time
 // proof is what makes sure that the copies on a lost node run no more.
 func (n *node) proof(fact detect.Fact) (v1alpha1.FenceProof, string) {
 	switch {
-	case n.ranBoot != "" && n.ranBoot == n.fence.BootID && otherBoot(n.fence, fact):
+	case n.rebooted(fact):
 		return v1alpha1.ProofRebooted, "it has booted since"
 	case n.taint.counts && fact.State != detect.Alive:
 		return v1alpha1.ProofOutOfService, "it does not answer, and was tainted out-of-service"
 	}
 	return v1alpha1.ProofWaited, fact.Reason
+}
+
+// rebooted says whether the boot that has the permission has surely ended: it was
+// reported, and then another one.
+func (n *node) rebooted(fact detect.Fact) bool {
+	return n.ranBoot != "" && n.ranBoot == n.fence.BootID && otherBoot(n.fence, fact)
 }
 
 // taint is somebody's word that a node is powered off. It speaks for the boot that

@@ -128,7 +128,7 @@ func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold)
 		if err != nil || waits || !admitted(pod) || !wanted(pod, held.lostAt) {
 			return err
 		}
-		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fence.Spec.Epoch + 1})
+		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fence.Spec.Epoch + 1, boot: fence.Spec.BootID})
 	})
 }
 
@@ -165,9 +165,19 @@ func (d *Driver) await(ctx context.Context, m *v1alpha1.Migration) (time.Time, e
 	alive := fence.Spec.State == v1alpha1.FenceRunning && d.nodes.alive(m.Spec.SourceNode, now)
 	lives, look := d.holds.lives(m.Spec.SourceNode, alive, now)
 	if lives {
-		conclude(m, Verdict{Result: v1alpha1.ResultWithdrawn, Message: "node " + m.Spec.SourceNode + " lives, and the pod ran on there; nothing was done"})
+		conclude(m, livesOn(m, fence))
 	}
 	return look, nil
+}
+
+// livesOn is what became of a pod whose node was held, and lives. Only in the boot in
+// which it was held has the pod run on there.
+func livesOn(m *v1alpha1.Migration, fence *v1alpha1.Fence) Verdict {
+	if boot := m.Annotations[annotationBoot]; boot != "" && boot != fence.Spec.BootID {
+		return Verdict{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonNodeRebooted,
+			Message: "node " + m.Spec.SourceNode + " has booted anew while nothing was done about it, and the pod starts anew there"}
+	}
+	return Verdict{Result: v1alpha1.ResultWithdrawn, Message: "node " + m.Spec.SourceNode + " lives, and the pod ran on there; nothing was done"}
 }
 
 // unwantedSince says whether a bare pod was deleted by somebody while its recovery was

@@ -67,3 +67,18 @@ func TestLives(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyTheSameBootRanOn: a node that booted anew while nothing was done about it has
+// started its pods anew, and nobody says that they ran on.
+func TestOnlyTheSameBootRanOn(t *testing.T) {
+	for noted, want := range map[string]v1alpha1.Result{"": v1alpha1.ResultWithdrawn, "boot-2": v1alpha1.ResultWithdrawn, "boot-1": v1alpha1.ResultColdStarted} {
+		m, fence := &v1alpha1.Migration{}, &v1alpha1.Fence{}
+		fence.Spec.BootID = "boot-2"
+		if noted != "" {
+			m.Annotations = map[string]string{annotationBoot: noted}
+		}
+		if v := livesOn(m, fence); v.Result != want {
+			t.Errorf("held in boot %q: %+v, want %s", noted, v, want)
+		}
+	}
+}

@@ -157,6 +157,8 @@ type loss struct {
 	reason v1alpha1.MigrationReason
 	// epoch is the one that the node's Fence has from this loss on.
 	epoch int64
+	// boot is the one that had the permission, where the node is not fenced yet.
+	boot string
 }
 
 // recoverPod records the Migration of one lost pod, unless there is one already.
@@ -263,6 +265,9 @@ func migrationOf(pod *corev1.Pod, id v1alpha1.PodIdentity, lost loss, epoch int6
 			Pod: id, SourceNode: lost.node, Epoch: epoch, FenceEpoch: lost.epoch, LostAt: lost.lostAt,
 			Strategy: v1alpha1.StrategyFailover, Reason: lost.reason,
 		},
+	}
+	if lost.boot != "" {
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationBoot, lost.boot)
 	}
 	if m.Spec.Pod.OwnerUID == "" {
 		manifest, err := manifestOf(pod)
