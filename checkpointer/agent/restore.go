@@ -126,6 +126,11 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 		if m, why = a.park(ctx, r, m, pod, req.Container, gone); why == "" {
 			why = a.awaitPermission(ctx, req.Epoch) // it may have run out meanwhile
 		}
+		select {
+		case <-gone: // a container is restored once: not for nobody
+			why = cmp.Or(why, "the runtime does not wait any more")
+		default:
+		}
 		if why != "" {
 			a.refusedParked(ctx, r, claim)
 			return refuse(why)
