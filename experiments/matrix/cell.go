@@ -85,6 +85,8 @@ func (c Cell) Excluded() string {
 		return "it has no state to hand over"
 	case c.Strategy == Handover && c.Application != Cart:
 		return "it has no endpoints that give its state away and take it"
+	case c.Strategy == Handover && c.Owner == StatefulSet:
+		return "the new pod has to exist beside the old one, and a StatefulSet's cannot"
 	case c.Strategy == Replace && c.Application != Stateless:
 		return "it would lose its state"
 	}

@@ -82,7 +82,7 @@ func ownersOf(a Application) []Owner {
 // usual says whether a cell is measured where nobody asks for all.
 func (o Options) usual(c Cell) bool {
 	if o.Small {
-		return c.Application == Cart && c.Owner == StatefulSet && c.MemoryMB == Memories[0] && c.Load == Writes && c.Content == centreContent
+		return c.Application == Cart && (c.Owner == StatefulSet || c.Strategy == Handover) && c.MemoryMB == Memories[0] && c.Load == Writes && c.Content == centreContent
 	}
 	if o.All {
 		return true

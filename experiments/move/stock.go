@@ -40,9 +40,12 @@ const (
 	stockWork    = stockFolder + "/work"
 	stockBundle  = stockFolder + "/bundle"
 	stockOptions = stockFolder + "/restore.conf"
-	bundles      = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
-	kubeletPods  = "/var/lib/kubelet/pods"
-	emptyDirs    = "volumes/kubernetes.io~empty-dir"
+	// CRIU's options for a checkpoint by runc of a container that names none itself.
+	criuFolder  = "/etc/criu"
+	dumpOptions = criuFolder + "/runc.conf"
+	bundles     = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+	kubeletPods = "/var/lib/kubelet/pods"
+	emptyDirs   = "volumes/kubernetes.io~empty-dir"
 )
 
 // runc is the program with where containerd has it keep its state.
@@ -82,6 +85,14 @@ func (t *stock) Prepare(ctx context.Context, s *Scene) error {
 	}
 	if err := s.API.Create(ctx, waiting); err != nil {
 		return fmt.Errorf("create the pod that takes over: %w", err)
+	}
+	if _, err := s.Cluster.NodeExec(ctx, s.Pod.Spec.NodeName, "mkdir", "-p", criuFolder); err != nil {
+		return err
+	}
+	// Under load some connection is always about to be made, and without this the
+	// checkpoint fails.
+	if err := writeFile(ctx, s, s.Pod.Spec.NodeName, dumpOptions, []byte("skip-in-flight\n")); err != nil {
+		return err
 	}
 	t.waiting, t.container = waiting, "stock-"+string(waiting.UID)
 	err = observe.Until(ctx, "the pod that takes over runs", func(ctx context.Context) (bool, string, error) {
@@ -194,7 +205,8 @@ func (t *stock) failed(ctx context.Context, s *Scene, o Outcome, step, node, log
 // returns how many bytes that were.
 func (t *stock) copy(ctx context.Context, s *Scene, source, target string) (float64, error) {
 	images, err := stream(ctx, s, source, stockImages, target, stockImages)
-	if err != nil || len(s.Pod.Spec.Volumes) == 0 {
+	emptyDir := func(v corev1.Volume) bool { return v.EmptyDir != nil }
+	if err != nil || !slices.ContainsFunc(s.Pod.Spec.Volumes, emptyDir) {
 		return images, err
 	}
 	volumes := func(pod *corev1.Pod) string { return path.Join(kubeletPods, string(pod.UID), emptyDirs) }
@@ -213,7 +225,7 @@ func (t *stock) Clean(ctx context.Context, s *Scene) error {
 	}
 	var err error
 	for _, node := range nodes {
-		_, removed := s.Cluster.NodeExec(ctx, node, "rm", "-rf", stockFolder)
+		_, removed := s.Cluster.NodeExec(ctx, node, "rm", "-rf", stockFolder, dumpOptions)
 		err = errors.Join(err, removed)
 	}
 	return err
