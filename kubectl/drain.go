@@ -79,7 +79,7 @@ func (r *drainRun) run(ctx context.Context, name string) error {
 	}
 	move, others := sortOut(pods.Items)
 	if len(others) > 0 {
-		fprintf(r.streams.Out, "Left to %q: %d pods that are not protected (%s).\n", "kubectl drain "+node.Name, len(others), names(others, 5))
+		fprintf(r.streams.Out, "Left to %q: %s without protection (%s).\n", "kubectl drain "+node.Name, count(len(others), "pod"), names(others, 5))
 	}
 	if len(move) == 0 {
 		fprintf(r.streams.Out, "Node %s has no protected pod to move.\n", node.Name)
@@ -182,8 +182,8 @@ func (r *drainRun) conclude(ctx context.Context, c *cluster, node string, ends [
 	for _, pod := range left {
 		still = append(still, pod.Namespace+"/"+pod.Name)
 	}
-	fprintf(r.streams.ErrOut, "Node %s still runs %d protected pods (%s). Run the command again, or have it back with: kubectl uncordon %s\n",
-		node, len(left), names(still, 5), node)
+	fprintf(r.streams.ErrOut, "Node %s still runs %s (%s). Run the command again, or have it back with: kubectl uncordon %s\n",
+		node, count(len(left), "protected pod"), names(still, 5), node)
 	if err := r.finish(ends, nil); ExitStatus(err) >= ExitFailed {
 		return err
 	}

@@ -219,7 +219,7 @@ func TestMoves(t *testing.T) {
 			t.Errorf("%v: %+v", err, m)
 		}
 		expect(t, c.admin, 0, "Migration shop/cart-0-1: pod cart-0 leaves n1, Live (server dry run)\n", "migrate", "cart-0", "-n", "shop", "--dry-run=server")
-		expect(t, c.admin, 0, "Node n1 is cordoned (server dry run)\nLeft to \"kubectl drain n1\": 1 pods", "drain", "n1", "--dry-run=server")
+		expect(t, c.admin, 0, "Node n1 is cordoned (server dry run)\nLeft to \"kubectl drain n1\": 1 pod ", "drain", "n1", "--dry-run=server")
 		var all v1alpha1.MigrationList
 		node := &corev1.Node{}
 		if err := c.List(t.Context(), &all); err != nil || len(all.Items) > 0 {
@@ -381,10 +381,10 @@ func (c *moves) testDrain(t *testing.T) {
 		s.Result, s.Reason, s.Message = v1alpha1.ResultWithdrawn, v1alpha1.ReasonNotAllowed, "it has a writable volume"
 	})
 	out, errs, status := moving.end()
-	if status != 4 || errs != "Node n3 still runs 1 protected pods (shop/b). Run the command again, or have it back with: kubectl uncordon n3\n" {
+	if status != 4 || errs != "Node n3 still runs 1 protected pod (shop/b). Run the command again, or have it back with: kubectl uncordon n3\n" {
 		t.Errorf("exit status %d, %q", status, errs)
 	}
-	for _, text := range []string{"Node n3 is cordoned\n", `Left to "kubectl drain n3": 1 pods that are not protected (shop/web).`, "Migration shop/a-1: pod a leaves n3, Live\n", "\na     2.6s  Ready\n", "Pod shop/b stays on n3"} {
+	for _, text := range []string{"Node n3 is cordoned\n", `Left to "kubectl drain n3": 1 pod without protection (shop/web).`, "Migration shop/a-1: pod a leaves n3, Live\n", "\na     2.6s  Ready\n", "Pod shop/b stays on n3"} {
 		if !strings.Contains(out, text) {
 			t.Errorf("%q is not in:\n%s", text, out)
 		}

@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
@@ -73,9 +76,49 @@ var steps = []struct {
 		return p.show(ctx, "describe-migration", "describe", "migration", name, "-n", namespace)
 	}},
 	{"describe-pod", func(ctx context.Context, p *program) error {
+		pod, err := observe.ReadyPod(ctx, p.api, namespace, workload.Labels)
+		if err != nil {
+			return err
+		}
+		if _, err := observe.Durable(ctx, p.api, pod, 1); err != nil {
+			return err
+		}
 		return p.show(ctx, "describe-pod", "describe", "pod", "cart-0", "-n", namespace)
 	}},
+	{"cancel", cancel},
 	{"drain", drain},
+}
+
+// cancel asks for a move that has to wait, and gives it up.
+func cancel(ctx context.Context, p *program) error {
+	one := intstr.FromInt32(1)
+	budget := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cart"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: workload.Labels}},
+	}
+	if err := p.api.Create(ctx, budget); err != nil {
+		return err
+	}
+	err := observe.Until(ctx, "the budget is counted", func(ctx context.Context) (bool, string, error) {
+		err := p.api.Get(ctx, client.ObjectKeyFromObject(budget), budget)
+		return budget.Status.ExpectedPods > 0, "not yet", err
+	})
+	if err == nil {
+		err = p.show(ctx, "cancel", "migrate", "cart-0", "-n", namespace, "--wait=false")
+	}
+	if err == nil {
+		err = observe.Until(ctx, "the move waits", func(ctx context.Context) (bool, string, error) {
+			seen, err := p.read(ctx, "migrations", "-n", namespace, "--open", "--no-headers")
+			return strings.Contains(seen, "Held"), seen, err
+		})
+	}
+	if err == nil {
+		err = p.show(ctx, "cancel", "migrations", "-n", namespace, "--open")
+	}
+	if err == nil {
+		err = p.show(ctx, "cancel", "cancel", "cart-0", "-n", namespace)
+	}
+	return errors.Join(err, p.api.Delete(ctx, budget))
 }
 
 // drain drains the cart's node, and gives the node back.
