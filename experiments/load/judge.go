@@ -34,6 +34,11 @@ func Silences(requests []Request, from, to time.Time) []Silence {
 	return all
 }
 
+// OnlyWrites are the writes among some requests.
+func OnlyWrites(requests []Request) []Request {
+	return slices.DeleteFunc(slices.Clone(requests), func(r Request) bool { return r.Key == "" })
+}
+
 // Longest is the longest of some silences, and the sum of all that are longer than over.
 func Longest(silences []Silence, over time.Duration) (longest Silence, sum time.Duration) {
 	for _, s := range silences {

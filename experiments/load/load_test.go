@@ -38,6 +38,9 @@ func TestSilencesAreBetweenAnswersOfAnyClient(t *testing.T) {
 	if longest != want[1] || sum != 490*time.Millisecond {
 		t.Errorf("the longest is %v, the sum %s", longest, sum)
 	}
+	if diff := cmp.Diff([]Request{requests[3]}, OnlyWrites(requests)); diff != "" {
+		t.Error(diff)
+	}
 	if all, failed := Requested(requests, ms(10)); all != 5 || failed != 1 {
 		t.Errorf("%d requests, %d failed", all, failed)
 	}

@@ -33,6 +33,9 @@ type Row struct {
 
 	// DowntimeMS is the longest time between two answers that any client got in a row.
 	DowntimeMS float64
+	// WritesMS is the longest time between two acknowledged writes in a row: an application
+	// may answer reads, and refuse writes.
+	WritesMS float64
 	// SilentMS is the sum of all times between two answers that are longer than SilentOver.
 	SilentMS float64
 	// BeforeMS is the longest time between two answers before the move.
@@ -65,7 +68,7 @@ const SilentOver = 100 * time.Millisecond
 func NewRow(run Run) Row {
 	unknown := math.NaN()
 	return Row{
-		Run: run, TookSeconds: unknown, DowntimeMS: unknown, SilentMS: unknown, BeforeMS: unknown, TotalMS: unknown,
+		Run: run, TookSeconds: unknown, DowntimeMS: unknown, WritesMS: unknown, SilentMS: unknown, BeforeMS: unknown, TotalMS: unknown,
 		PauseMS: unknown, BytesSent: unknown, RPOMS: unknown, WrongPages: unknown, RewrittenMBs: unknown,
 	}
 }

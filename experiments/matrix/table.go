@@ -34,6 +34,7 @@ var columns = []struct {
 	{"reason", func(r *Row) any { return &r.Reason }},
 	{"message", func(r *Row) any { return &r.Message }},
 	{"downtime_ms", func(r *Row) any { return &r.DowntimeMS }},
+	{"writes_ms", func(r *Row) any { return &r.WritesMS }},
 	{"silent_ms", func(r *Row) any { return &r.SilentMS }},
 	{"before_ms", func(r *Row) any { return &r.BeforeMS }},
 	{"total_ms", func(r *Row) any { return &r.TotalMS }},

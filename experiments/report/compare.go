@@ -186,6 +186,9 @@ func choice(ranking []contender) string {
 		passed = append(passed, fmt.Sprintf("%s (%s)", other.strategy, other.lacks()))
 	}
 	sentence := fmt.Sprintf("The one to take is **%s**: the shortest downtime of those that moved it in every run, lost no acknowledged write, repeated none, and kept all of its memory.", c.strategy)
+	if held := spreadOf(all(c.rows, writesHeld)); held.Measured() && held.Min > c.spread.Max {
+		sentence += fmt.Sprintf(" But writers waited %s ms: it answered reads alone.", held)
+	}
 	if len(passed) > 0 {
 		sentence += " Shorter, but not that: " + strings.Join(passed, ", ") + "."
 	}

@@ -85,12 +85,12 @@ type subjectView struct {
 
 // strategyLine is a strategy's line of figures at the centre.
 type strategyLine struct {
-	Strategy                            matrix.Strategy
-	Moved                               string
-	Downtime, Silent, Total, Pause, RPO Spread
-	SentMB                              Spread
-	Failed, Lost, Repeated              string
-	WrongPages                          Spread
+	Strategy                                    matrix.Strategy
+	Moved                                       string
+	Downtime, Writes, Silent, Total, Pause, RPO Spread
+	SentMB                                      Spread
+	Failed, Lost, Repeated                      string
+	WrongPages                                  Spread
 }
 
 // phaseLine has how long each phase of a strategy took.
@@ -174,6 +174,7 @@ func (d data) line(s Subject, strategy matrix.Strategy) strategyLine {
 	acked := sum(rows, func(r matrix.Row) int { return r.Acked })
 	l := strategyLine{
 		Strategy: strategy, Downtime: of(downtime),
+		Writes: spreadOf(all(rows, writesHeld)),
 		Silent: of(func(r matrix.Row) float64 { return r.SilentMS }), Total: of(func(r matrix.Row) float64 { return r.TotalMS }),
 		Pause: of(func(r matrix.Row) float64 { return r.PauseMS }), RPO: of(func(r matrix.Row) float64 { return r.RPOMS }),
 		SentMB:     of(func(r matrix.Row) float64 { return r.BytesSent / (1 << 20) }),

@@ -109,7 +109,10 @@ func TestWordsFollowTheData(t *testing.T) {
 	// The shorter one loses writes.
 	lossy := runs(matrix.Live, 512, 100)
 	lossy[0].Lost = 3
-	text, _ = write(t, join(lossy, runs(matrix.Warm, 512, 400)))
+	held := runs(matrix.Warm, 512, 400)
+	held[0].WritesMS = 1500
+	text, _ = write(t, join(lossy, held))
+	has(t, text, "But writers waited 1500 ms: it answered reads alone.")
 	has(t, text, "The one to take is **warm**", "Shorter, but not that: live (3 writes lost).")
 }
 

@@ -62,6 +62,14 @@ func downtime(r matrix.Row) float64 {
 	return r.DowntimeMS
 }
 
+// writesHeld is for how long a run that succeeded kept every writer waiting.
+func writesHeld(r matrix.Row) float64 {
+	if !r.Succeeded() {
+		return math.NaN()
+	}
+	return r.WritesMS
+}
+
 // all is a measure of all rows.
 func all(rows []matrix.Row, measure func(matrix.Row) float64) []float64 {
 	measures := make([]float64, len(rows))

@@ -25,6 +25,10 @@ func (a *act) conclude(row *matrix.Row, o move.Outcome, requests []load.Request,
 	row.SilentMS = milliseconds(silent)
 	if row.Result != matrix.ResultNoAnswer {
 		row.DowntimeMS = milliseconds(longest.Length())
+		if a.run.Load == matrix.Writes {
+			held, _ := load.Longest(load.Silences(load.OnlyWrites(requests), o.AskedAt, end), matrix.SilentOver)
+			row.WritesMS = milliseconds(held.Length())
+		}
 	}
 	quiet, _ := load.Longest(load.Silences(requests, begin, o.AskedAt), matrix.SilentOver)
 	row.BeforeMS = milliseconds(quiet.Length())
