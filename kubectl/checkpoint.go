@@ -117,11 +117,7 @@ func (c *cluster) checkpointOf(ctx context.Context, pod *corev1.Pod) (*v1alpha1.
 // known: the checkpointer goes by the moment alone, so it must be later than that of
 // every request before, whose asker's clock may have been ahead of ours.
 func (c *cluster) request(ctx context.Context, checkpoint *v1alpha1.Checkpoint, now time.Time, dry dryRun) (time.Time, error) {
-	at := now.UTC().Truncate(time.Microsecond)
-	before, err := time.Parse(time.RFC3339Nano, checkpoint.Annotations[v1alpha1.AnnotationCheckpointRequested])
-	if err == nil && !at.After(before) {
-		at = before.Truncate(time.Microsecond).Add(time.Microsecond)
-	}
+	at := checkpoint.NextRequest(now)
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": checkpoint.UID, "annotations": map[string]string{v1alpha1.AnnotationCheckpointRequested: at.Format(time.RFC3339Nano)},
 	}})

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -41,6 +43,17 @@ type CheckpointSpec struct {
 // for a generation that was begun after this moment, as time.RFC3339Nano, without
 // waiting for the pod's interval. The watcher writes it when the node may go soon.
 const AnnotationCheckpointRequested = "lifeboat.dev/checkpoint-requested"
+
+// NextRequest is the value of AnnotationCheckpointRequested with which a generation is
+// asked for now: after every request before, whose asker's clock may have been ahead.
+func (c *Checkpoint) NextRequest(now time.Time) time.Time {
+	at := now.UTC().Truncate(time.Microsecond)
+	before, err := time.Parse(time.RFC3339Nano, c.Annotations[AnnotationCheckpointRequested])
+	if err == nil && !at.After(before) {
+		return before.UTC().Truncate(time.Microsecond).Add(time.Microsecond)
+	}
+	return at
+}
 
 // CheckpointStatus is the newest durable generation and the pod's protection.
 type CheckpointStatus struct {

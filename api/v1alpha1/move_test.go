@@ -58,3 +58,20 @@ func TestNewMove(t *testing.T) {
 		}
 	}
 }
+
+// TestNextRequest: a request whose asker's clock was ahead is not in the way of the next.
+func TestNextRequest(t *testing.T) {
+	now := time.Date(2026, 6, 1, 0, 0, 0, 1999, time.UTC)
+	for before, want := range map[string]time.Time{
+		"":                               now.Truncate(time.Microsecond),
+		"no moment":                      now.Truncate(time.Microsecond),
+		"2026-05-31T00:00:00Z":           now.Truncate(time.Microsecond),
+		"2026-06-01T01:00:00.000000500Z": time.Date(2026, 6, 1, 1, 0, 0, 1000, time.UTC),
+	} {
+		c := &Checkpoint{}
+		c.Annotations = map[string]string{AnnotationCheckpointRequested: before}
+		if got := c.NextRequest(now); !got.Equal(want) {
+			t.Errorf("after %q: %s, want %s", before, got, want)
+		}
+	}
+}

@@ -152,7 +152,7 @@ func (s *service) requestCheckpoint(ctx context.Context, in *checkpointInput) (*
 			"the checkpointer on the node of pod %s in namespace %s has not seen the pod yet; it takes the first checkpoint by itself", pod.Name, pod.Namespace)
 	}
 	// As it is reported when it is answered.
-	at := time.Now().UTC().Truncate(time.Microsecond)
+	at := checkpoint.NextRequest(time.Now())
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid":         checkpoint.UID,
 		"annotations": map[string]string{v1alpha1.AnnotationCheckpointRequested: at.Format(time.RFC3339Nano)},

@@ -165,6 +165,8 @@ func (d *Driver) recreate(ctx context.Context, m *v1alpha1.Migration) error {
 	if err := json.Unmarshal([]byte(m.Annotations[annotationManifest]), next); err != nil {
 		return fmt.Errorf("read annotation %s of migration %s/%s: %w", annotationManifest, m.Namespace, m.Name, err)
 	}
+	// Whoever may write to a Migration may not thereby have pods created elsewhere.
+	next.Namespace, next.Name = m.Namespace, m.Spec.Pod.Name
 	err := d.Client.Create(ctx, next, fieldOwner)
 	if err == nil || apierrors.IsAlreadyExists(err) {
 		stamp(m, v1alpha1.PhaseCreated, time.Now())

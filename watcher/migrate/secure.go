@@ -2,12 +2,10 @@ package migrate
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -23,18 +21,18 @@ func (d *Driver) secure(ctx context.Context, action decide.Action) {
 		d.Log.Warn("pods of a node that may go are not checkpointed early", "node", action.Node, "error", err)
 		return
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{
-		v1alpha1.AnnotationCheckpointRequested: time.Now().UTC().Format(time.RFC3339Nano),
-	}}})
-	if err != nil {
-		d.Log.Warn("pods of a node that may go are not checkpointed early", "node", action.Node, "error", err)
-		return
-	}
 	asked := 0
 	for i := range pods {
 		pod := &pods[i]
-		checkpoint := &v1alpha1.Checkpoint{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
-		if err := d.Client.Patch(ctx, checkpoint, client.RawPatch(types.MergePatchType, patch), fieldOwner); err != nil {
+		checkpoint := &v1alpha1.Checkpoint{}
+		err := d.Client.Get(ctx, client.ObjectKeyFromObject(pod), checkpoint)
+		if err == nil {
+			asked := client.MergeFrom(checkpoint.DeepCopy())
+			metav1.SetMetaDataAnnotation(&checkpoint.ObjectMeta, v1alpha1.AnnotationCheckpointRequested,
+				checkpoint.NextRequest(time.Now()).Format(time.RFC3339Nano))
+			err = d.Client.Patch(ctx, checkpoint, asked, fieldOwner)
+		}
+		if err != nil {
 			if client.IgnoreNotFound(err) != nil {
 				d.Log.Warn("a pod of a node that may go is not checkpointed early", "pod", pod.Namespace+"/"+pod.Name, "node", action.Node, "error", err)
 			}
