@@ -59,9 +59,11 @@ func ParseHook(value string) (*Hook, bool) {
 		}
 		switch word {
 		case "exec":
-			return hook, hook.exec(after)
+			ok := hook.exec(after)
+			return hook, ok
 		case "http":
-			return hook, hook.http(after)
+			ok := hook.http(after)
+			return hook, ok
 		}
 		return nil, false
 	}
