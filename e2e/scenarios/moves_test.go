@@ -1,0 +1,154 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
+	"github.com/lifeboat-dev/lifeboat/e2e/loss"
+	"github.com/lifeboat-dev/lifeboat/e2e/observe"
+)
+
+// TestCartMovesOnPurpose: a cart in use is moved, each owner's in another way. The same
+// process goes on elsewhere, and nothing that it has acknowledged is lost.
+func TestCartMovesOnPurpose(t *testing.T) {
+	for _, test := range []struct {
+		owner    string
+		strategy v1alpha1.Strategy
+		cart     func(namespace string) client.Object
+	}{
+		{"Deployment", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.Deployment(ns) }},
+		{"StatefulSet", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.StatefulSet(ns) }},
+		{"StatefulSet", v1alpha1.StrategyWarm, func(ns string) client.Object { return workload.StatefulSet(ns) }},
+		{"none", v1alpha1.StrategyCold, func(ns string) client.Object { return workload.Pod(ns) }},
+	} {
+		t.Run(test.owner+" "+string(test.strategy), func(t *testing.T) {
+			namespace := scene(t, "move")
+			shop := openShop(t, namespace, test.cart(namespace))
+			pod, err := observe.ReadyPod(deadline(t), api, namespace, workload.Labels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := shop.At(pod).Snapshot(deadline(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := move(t, pod, test.strategy)
+			status := m.Status
+			t.Logf("%s to %s: downtime %s, %s in all, pause to stop %s", m.Spec.SourceNode, status.Claim.NodeName, status.Downtime, status.RTO, stopTime(m))
+			if status.Result != v1alpha1.ResultRestored || status.RPOSeconds != 0 {
+				t.Errorf("the move ended as %q, RPO %s: %s: %s", status.Result, status.RPO, status.Reason, status.Message)
+			}
+			checkMoved(t, shop, pod, before.Birth)
+		})
+	}
+}
+
+// move moves a pod and waits until its Migration is closed.
+func move(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.Migration {
+	t.Helper()
+	checkpoint := &v1alpha1.Checkpoint{}
+	var known v1alpha1.MigrationList
+	if err := api.Get(deadline(t), client.ObjectKeyFromObject(pod), checkpoint); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.List(deadline(t), &known, client.InNamespace(pod.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	m := v1alpha1.NewMove(pod, v1alpha1.Move{Strategy: strategy, Reason: v1alpha1.MigrationRequested},
+		v1alpha1.NextEpoch(pod, checkpoint, known.Items), time.Now())
+	create(t, m)
+	err := observe.Until(deadline(t), "the move is closed", func(ctx context.Context) (bool, string, error) {
+		err := api.Get(ctx, client.ObjectKeyFromObject(m), m)
+		return !m.Open(), fmt.Sprintf("it is in phase %s", m.Status.Phase), err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Status.Claim == nil {
+		t.Fatalf("nobody took the pod's place: %s: %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
+	}
+	return m
+}
+
+func stopTime(m *v1alpha1.Migration) time.Duration {
+	if s := m.Status.Source; s != nil && s.PausedAt != nil && s.StoppedAt != nil {
+		return s.StoppedAt.Sub(s.PausedAt.Time)
+	}
+	return 0
+}
+
+// checkMoved says what speaks against the cart having come whole to another node.
+func checkMoved(t *testing.T, shop *loss.Shop, old *corev1.Pod, birth string) {
+	t.Helper()
+	ctx := deadline(t)
+	moved := time.Now()
+	shopper, err := observe.ReadyPod(ctx, api, shop.Namespace, workload.ShopperLabels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = observe.Until(ctx, "the shopper is answered again", func(ctx context.Context) (bool, string, error) {
+		status, err := shop.At(shopper).Status(ctx)
+		return status.Last.AckedAt.After(moved), fmt.Sprintf("the last write was acknowledged at %s", status.Last.AckedAt), err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := shop.At(shopper).Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod, err := observe.ReadyPod(ctx, api, shop.Namespace, workload.Labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := shop.At(pod).Snapshot(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pod.UID == old.UID || pod.Spec.NodeName == old.Spec.NodeName {
+		t.Errorf("pod %s (%s) is on node %s, where pod %s (%s) was", pod.Name, pod.UID, pod.Spec.NodeName, old.Name, old.UID)
+	}
+	if after.Birth != birth {
+		t.Errorf("the cart started anew: it was born as %s and now is %s", birth, after.Birth)
+	}
+	missing := 0
+	for _, write := range report.Writes {
+		if !after.Has(report.Cart, write.SKU) {
+			missing++
+		}
+	}
+	if missing > 0 || len(report.Writes) == 0 {
+		t.Errorf("of %d acknowledged items %d are missing", len(report.Writes), missing)
+	}
+	err = observe.Until(ctx, "one cart is left", func(ctx context.Context) (bool, string, error) {
+		var pods corev1.PodList
+		err := api.List(ctx, &pods, client.InNamespace(shop.Namespace))
+		carts := 0
+		for i := range pods.Items {
+			// A pod that was released for its replacement has lost some of its labels.
+			if !hasLabels(&pods.Items[i], workload.ShopperLabels) {
+				carts++
+			}
+		}
+		return carts == 1, fmt.Sprintf("there are %d", carts), err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func hasLabels(pod *corev1.Pod, labels map[string]string) bool {
+	for key, value := range labels {
+		if pod.Labels[key] != value {
+			return false
+		}
+	}
+	return true
+}
