@@ -45,7 +45,8 @@ func TestCall(t *testing.T) {
 		noLonger  time.Duration
 		wholeSize int
 	}{
-		"command":                   {hook: `exec ["sh", "-c", "echo $HOSTNAME; echo two >&2"]`, succeeds: true, output: "web\ntwo"},
+		"command":                   {hook: `exec ["sh", "-c", "echo $HOSTNAME"]`, succeeds: true, output: "web"},
+		"command that complains":    {hook: `exec ["sh", "-c", "echo two >&2"]`, succeeds: true, output: "two"},
 		"command that fails":        {hook: `exec ["sh", "-c", "echo no; exit 3"]`, output: "no"},
 		"command that is not there": {hook: `exec /no/such/thing`, output: "no such file"},
 		"much output":               {hook: `exec ["sh", "-c", "yes | head -c 100000; echo end"]`, succeeds: true, output: "end", wholeSize: kept},

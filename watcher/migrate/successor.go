@@ -120,6 +120,11 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		}
 		taken[lostPod(other)] = true
 	}
+	var siblings []types.UID
+	_ = json.Unmarshal([]byte(m.Annotations[move.AnnotationSiblings]), &siblings) // none where it is not there
+	for _, uid := range siblings {
+		taken[uid] = true
+	}
 	slices.SortFunc(rivals, func(a, b *v1alpha1.Migration) int {
 		if c := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); c != 0 {
 			return c
@@ -131,7 +136,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		pod := &pods[i]
 		// Of interchangeable pods, those that are older than the loss are the lost
 		// pod's siblings. Creation times have whole seconds.
-		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < succeededFrom(m).Unix()
+		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.Spec.LostAt.Unix()
 		if !taken[pod.UID] && !sibling {
 			free = append(free, pod)
 		}
@@ -154,15 +159,6 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		}
 	}
 	return nil
-}
-
-// succeededFrom is the moment from which on a pod may be created that takes the moved
-// one's place. A planned move may have been asked for long before it begins.
-func succeededFrom(m *v1alpha1.Migration) time.Time {
-	if at, ok := phaseAt(m, v1alpha1.PhaseAccepted); ok {
-		return at
-	}
-	return m.Spec.LostAt.Time
 }
 
 // manifestOf is what a bare pod's successor is created from: the pod as its

@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 func TestManifestOf(t *testing.T) {
@@ -95,6 +96,8 @@ func TestCandidate(t *testing.T) {
 	}
 	job := index(pod("job-1-aaaaa", "old", "Job", "job", -100))
 
+	replaced := migration("m1", lostA, 3)
+	replaced.Annotations = map[string]string{move.AnnotationSiblings: `["s"]`}
 	chained := migration("m1", set, 3)
 	chained.Annotations = map[string]string{annotationLostPod: "second"}
 
@@ -104,19 +107,20 @@ func TestCandidate(t *testing.T) {
 		pods []corev1.Pod
 		want types.UID
 	}{
-		"the next pod of the replica set":          {of: first, pods: []corev1.Pod{web("web-sib", "s", -50), web("web-x", "x", 3)}, want: "x"},
-		"a sibling is none":                        {of: first, pods: []corev1.Pod{web("web-sib", "s", -50)}},
-		"another owner's pod is none":              {of: first, pods: []corev1.Pod{pod("api-x", "x", "ReplicaSet", "other", 3)}},
-		"a bare pod is no replica":                 {of: first, pods: []corev1.Pod{pod("web-aaaaa", "x", "", "", 3)}},
-		"two lost pods, the first gets the oldest": {of: first, all: []v1alpha1.Migration{first, second}, pods: []corev1.Pod{web("web-y", "y", 4), web("web-x", "x", 3)}, want: "x"},
-		"and the second the next":                  {of: second, all: []v1alpha1.Migration{first, second}, pods: []corev1.Pod{web("web-y", "y", 4), web("web-x", "x", 3)}, want: "y"},
-		"or none while there is one":               {of: second, all: []v1alpha1.Migration{first, second}, pods: []corev1.Pod{web("web-x", "x", 3)}},
-		"a claimed pod is taken":                   {of: second, all: []v1alpha1.Migration{withClaim, second}, pods: []corev1.Pod{web("web-x", "x", 3), web("web-y", "y", 4)}, want: "y"},
-		"a stateful pod keeps its name":            {of: migration("m1", set, 3), pods: []corev1.Pod{pod("cart-1", "z", "StatefulSet", "set", 3), pod("cart-0", "x", "StatefulSet", "set", -1)}, want: "x"},
-		"the lost pod itself is none":              {of: migration("m1", set, 3), pods: []corev1.Pod{set}},
-		"nor is the one that was lost after it":    {of: chained, pods: []corev1.Pod{pod("cart-0", "second", "StatefulSet", "set", 1)}},
-		"a bare pod of the same name":              {of: migration("m1", bare, 3), pods: []corev1.Pod{pod("solo", "x", "", "", 3)}, want: "x"},
-		"an indexed job's pod of the same index":   {of: migration("m1", job, 3), pods: []corev1.Pod{index(pod("job-0-ccccc", "y", "Job", "job", 3)), index(pod("job-1-ddddd", "x", "Job", "job", 3))}, want: "x"},
+		"the next pod of the replica set":           {of: first, pods: []corev1.Pod{web("web-sib", "s", -50), web("web-x", "x", 3)}, want: "x"},
+		"a sibling is none":                         {of: first, pods: []corev1.Pod{web("web-sib", "s", -50)}},
+		"nor one of the same second that was noted": {of: replaced, pods: []corev1.Pod{web("web-sib", "s", 3), web("web-x", "x", 3)}, want: "x"},
+		"another owner's pod is none":               {of: first, pods: []corev1.Pod{pod("api-x", "x", "ReplicaSet", "other", 3)}},
+		"a bare pod is no replica":                  {of: first, pods: []corev1.Pod{pod("web-aaaaa", "x", "", "", 3)}},
+		"two lost pods, the first gets the oldest":  {of: first, all: []v1alpha1.Migration{first, second}, pods: []corev1.Pod{web("web-y", "y", 4), web("web-x", "x", 3)}, want: "x"},
+		"and the second the next":                   {of: second, all: []v1alpha1.Migration{first, second}, pods: []corev1.Pod{web("web-y", "y", 4), web("web-x", "x", 3)}, want: "y"},
+		"or none while there is one":                {of: second, all: []v1alpha1.Migration{first, second}, pods: []corev1.Pod{web("web-x", "x", 3)}},
+		"a claimed pod is taken":                    {of: second, all: []v1alpha1.Migration{withClaim, second}, pods: []corev1.Pod{web("web-x", "x", 3), web("web-y", "y", 4)}, want: "y"},
+		"a stateful pod keeps its name":             {of: migration("m1", set, 3), pods: []corev1.Pod{pod("cart-1", "z", "StatefulSet", "set", 3), pod("cart-0", "x", "StatefulSet", "set", -1)}, want: "x"},
+		"the lost pod itself is none":               {of: migration("m1", set, 3), pods: []corev1.Pod{set}},
+		"nor is the one that was lost after it":     {of: chained, pods: []corev1.Pod{pod("cart-0", "second", "StatefulSet", "set", 1)}},
+		"a bare pod of the same name":               {of: migration("m1", bare, 3), pods: []corev1.Pod{pod("solo", "x", "", "", 3)}, want: "x"},
+		"an indexed job's pod of the same index":    {of: migration("m1", job, 3), pods: []corev1.Pod{index(pod("job-0-ccccc", "y", "Job", "job", 3)), index(pod("job-1-ddddd", "x", "Job", "job", 3))}, want: "x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.all == nil {
