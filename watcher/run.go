@@ -201,7 +201,8 @@ func newAPI(config Config, api *rest.Config, mgr manager.Manager, authority *ide
 		return nil, fmt.Errorf("make the REST API's certificate: %w", err)
 	}
 	return &httpapi.Server{
-		Service: httpapi.Service{Cache: mgr.GetCache(), Client: asker, Clientset: clientset, Namespace: config.Namespace, Log: config.Log},
+		Service: httpapi.Service{Cache: mgr.GetCache(), Client: asker, Clientset: clientset, Namespace: config.Namespace, Log: config.Log,
+			Requests: metrics.NewRequests(ctrlmetrics.Registry)},
 		Address: net.JoinHostPort("", strconv.Itoa(config.APIPort)), TLS: served,
 	}, nil
 }

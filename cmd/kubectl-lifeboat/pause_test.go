@@ -29,7 +29,13 @@ func TestPause(t *testing.T) {
 	if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}); err != nil {
 		t.Fatal(err)
 	}
+	expect(t, admin, 2, "--dry-run \"maybe\" is not known", "pause", "--dry-run", "maybe")
+	for _, dry := range []string{"client", "server"} {
+		expect(t, admin, 0, "Recoveries are paused: no reason was given.", "pause", "--dry-run", dry)
+		expect(t, admin, 0, "Recoveries were not paused.", "resume", "--dry-run", dry)
+	}
 	expect(t, admin, 0, "Recoveries are paused: no reason was given.", "pause")
+	expect(t, admin, 0, "dry run)", "resume", "--dry-run", "server")
 	said("paused")
 	expect(t, admin, 0, "Recoveries are paused: rack 4: switches.", "pause", "--reason", "rack 4: switches")
 	said("paused: rack 4: switches")

@@ -15,6 +15,8 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
 )
 
 const (
@@ -40,6 +42,8 @@ type Service struct {
 	// Namespace is Lifeboat's own.
 	Namespace string
 	Log       *slog.Logger
+	// Requests counts what is asked and answered; nil counts nothing.
+	Requests *metrics.Requests
 }
 
 type service struct {

@@ -90,7 +90,7 @@ func NewHandler(ending context.Context, of Service) (http.Handler, error) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(document)
 	})
-	return bounded(withHeaders(withProblems(mux))), nil
+	return of.Requests.Count(bounded(withHeaders(withProblems(mux)))), nil
 }
 
 // Document is the API's specification, OpenAPI 3.1, for people to read.
