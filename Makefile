@@ -50,6 +50,7 @@ unit: ## Run the tests of the packages (as root: they use cgroups, runc and CRIU
 	go test -timeout 20m ./e2e/simulate
 	cd cmd/lifeboat-scheduler && go test -p 1 -timeout 20m ./...
 
+.PHONY: e2e
 e2e: ## Run the end-to-end tests on local clusters (as root)
 	packages=$$(go list ./e2e/... | grep -v /e2e/simulate); go test -p 1 -timeout 60m $$packages
 

@@ -220,3 +220,21 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 }
+
+// TestTargetsArePhony: a target of the Makefile that is called as a folder is would
+// otherwise never run.
+func TestTargetsArePhony(t *testing.T) {
+	content, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets := regexp.MustCompile(`(?m)^([a-z0-9-]+):.*## `).FindAllStringSubmatch(string(content), -1)
+	if len(targets) == 0 {
+		t.Fatal("the Makefile has no target")
+	}
+	for _, target := range targets {
+		if !strings.Contains(string(content), "\n.PHONY: "+target[1]+"\n") {
+			t.Errorf("target %s is not declared as .PHONY", target[1])
+		}
+	}
+}

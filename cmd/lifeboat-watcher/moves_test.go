@@ -33,6 +33,7 @@ func TestMoves(t *testing.T) {
 	t.Run("given up in each step", func(t *testing.T) { givenUp(t, c) })
 	t.Run("held", func(t *testing.T) { heldMoves(t, c) })
 	t.Run("its source is lost", func(t *testing.T) { sourceLost(t, c) })
+	t.Run("its target is lost while it is stopped", func(t *testing.T) { targetLost(t, c) })
 	t.Run("its source is lost after the stop", func(t *testing.T) { sourceLostLater(t, c) })
 }
 
@@ -351,6 +352,34 @@ func sourceLost(t *testing.T, c *cluster) {
 	if c.closed(t, failover, 20*time.Second); failover.Status.Result != v1alpha1.ResultRestored {
 		t.Errorf("the failover: %s, %s: %s", failover.Status.Result, failover.Status.Reason, failover.Status.Message)
 	}
+	c.powerOn(t, "n5")
+}
+
+// targetLost loses the target of a move when its source has been told to stop the pod, and
+// may have done so: the owner's next pod takes over.
+func targetLost(t *testing.T, c *cluster) {
+	c.serve(t, "astray")
+	old := c.makePod(t, "astray-1", ofDeployment("astray"), onNode("n4"), admitted)
+	c.run(t, old)
+	m := c.move(t, old, v1alpha1.Move{Strategy: v1alpha1.StrategyLive})
+	waiting := c.succeed(t, m, old, "astray-2", "n5")
+	c.park(t, m, waiting)
+	c.reached(t, m, v1alpha1.PhaseParked)
+	c.prepare(t, m)
+	c.reached(t, m, v1alpha1.PhaseStopping)
+	c.powerOff(t, "n5")
+	c.gone(t, waiting)
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(m), m); err != nil || m.Status.Claim != nil {
+		t.Fatalf("pod %s is gone, and nobody else can take over: claim %+v, %v", waiting.Name, m.Status.Claim, err)
+	}
+	next := c.makePod(t, "astray-3", ofDeployment("astray"), admitted)
+	c.claimAndBind(t, m, next, "n3")
+	paused := c.stop(t, m)
+	c.reached(t, m, v1alpha1.PhaseDeleted)
+	c.restored(t, m, next, paused)
+	c.run(t, next)
+	c.moved(t, m, v1alpha1.ResultRestored, "Accepted Created Scheduled Parked Prepared Stopping Stopped Deleted Restoring Ready")
+	c.event(t, m.Name, "TargetLost")
 	c.powerOn(t, "n5")
 }
 

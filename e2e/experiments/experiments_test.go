@@ -32,6 +32,11 @@ var judges = map[matrix.Strategy]func(t *testing.T, r matrix.Row){
 			t.Errorf("a live move ended as %s (%s), %d writes lost, %v pages wrong", r.Result, r.Message, r.Lost, r.WrongPages)
 		}
 	},
+	matrix.Handover: func(t *testing.T, r matrix.Row) {
+		if r.Result != "Imported" || r.Lost > 0 || r.WrongPages != 0 {
+			t.Errorf("a move by the application ended as %s (%s), %d writes lost, %v pages wrong", r.Result, r.Message, r.Lost, r.WrongPages)
+		}
+	},
 	matrix.Failover: func(t *testing.T, r matrix.Row) {
 		if r.Result != "Restored" || r.WrongPages != 0 || !matrix.Known(r.RPOMS) || r.DowntimeMS < 1000 {
 			t.Errorf("a failover ended as %s (%s), %v pages wrong, RPO %v ms, downtime %v ms", r.Result, r.Message, r.WrongPages, r.RPOMS, r.DowntimeMS)

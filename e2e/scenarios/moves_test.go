@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -24,8 +26,13 @@ func TestCartMovesOnPurpose(t *testing.T) {
 		cart     func(namespace string) client.Object
 	}{
 		{"Deployment", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.Deployment(ns) }},
+		{"Deployment", v1alpha1.StrategyWarm, func(ns string) client.Object { return workload.Deployment(ns) }},
+		{"Deployment", v1alpha1.StrategyCold, func(ns string) client.Object { return workload.Deployment(ns) }},
 		{"StatefulSet", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.StatefulSet(ns) }},
 		{"StatefulSet", v1alpha1.StrategyWarm, func(ns string) client.Object { return workload.StatefulSet(ns) }},
+		{"StatefulSet", v1alpha1.StrategyCold, func(ns string) client.Object { return workload.StatefulSet(ns) }},
+		{"Job", v1alpha1.StrategyLive, jobOf},
+		{"none", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.Pod(ns) }},
 		{"none", v1alpha1.StrategyCold, func(ns string) client.Object { return workload.Pod(ns) }},
 	} {
 		t.Run(test.owner+" "+string(test.strategy), func(t *testing.T) {
@@ -50,8 +57,32 @@ func TestCartMovesOnPurpose(t *testing.T) {
 	}
 }
 
+// jobOf is the cart as a Job's pod.
+func jobOf(namespace string) client.Object {
+	pod := workload.Pod(namespace)
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	return &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: namespace},
+		Spec: batchv1.JobSpec{Template: corev1.PodTemplateSpec{
+			ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels, Annotations: pod.Annotations},
+			Spec:       pod.Spec,
+		}},
+	}
+}
+
 // move moves a pod and waits until its Migration is closed.
 func move(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.Migration {
+	t.Helper()
+	m := beginMove(t, pod, strategy)
+	closed(t, m)
+	if m.Status.Claim == nil {
+		t.Fatalf("nobody took the pod's place: %s: %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
+	}
+	return m
+}
+
+// beginMove asks for a pod's move.
+func beginMove(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.Migration {
 	t.Helper()
 	checkpoint := &v1alpha1.Checkpoint{}
 	var known v1alpha1.MigrationList
@@ -64,17 +95,19 @@ func move(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.M
 	m := v1alpha1.NewMove(pod, v1alpha1.Move{Strategy: strategy, Reason: v1alpha1.MigrationRequested},
 		v1alpha1.NextEpoch(pod, checkpoint, known.Items), time.Now())
 	create(t, m)
-	err := observe.Until(deadline(t), "the move is closed", func(ctx context.Context) (bool, string, error) {
+	return m
+}
+
+// closed waits until a Migration has a result.
+func closed(t *testing.T, m *v1alpha1.Migration) {
+	t.Helper()
+	err := observe.Until(deadline(t), "migration "+m.Name+" is closed", func(ctx context.Context) (bool, string, error) {
 		err := api.Get(ctx, client.ObjectKeyFromObject(m), m)
 		return !m.Open(), fmt.Sprintf("it is in phase %s", m.Status.Phase), err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Status.Claim == nil {
-		t.Fatalf("nobody took the pod's place: %s: %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
-	}
-	return m
 }
 
 func stopTime(m *v1alpha1.Migration) time.Duration {
@@ -112,7 +145,7 @@ func checkMoved(t *testing.T, shop *loss.Shop, old *corev1.Pod, birth string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pod.UID == old.UID || pod.Spec.NodeName == old.Spec.NodeName {
+	if old != nil && (pod.UID == old.UID || pod.Spec.NodeName == old.Spec.NodeName) {
 		t.Errorf("pod %s (%s) is on node %s, where pod %s (%s) was", pod.Name, pod.UID, pod.Spec.NodeName, old.Name, old.UID)
 	}
 	if after.Birth != birth {

@@ -125,7 +125,7 @@ func (h *holds) lives(node string, alive bool, now time.Time) (bool, time.Time) 
 func (d *Driver) holdNode(ctx context.Context, fence *v1alpha1.Fence, held hold) error {
 	return d.eachPod(ctx, fence.Name, func(pod *corev1.Pod) error {
 		waits, err := d.waitsBeside(ctx, pod)
-		if err != nil || waits || !admitted(pod) || !wanted(pod, held.lostAt) {
+		if err != nil || waits != nil || !admitted(pod) || !wanted(pod, held.lostAt) {
 			return err
 		}
 		return d.record(ctx, pod, loss{node: fence.Name, lostAt: held.lostAt, reason: held.reason, epoch: fence.Spec.Epoch + 1, boot: fence.Spec.BootID})

@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/watcher/decide"
 	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
@@ -29,7 +30,7 @@ func outlives(m *v1alpha1.Migration) bool {
 func (d *Driver) readMovesOf(ctx context.Context, pod *corev1.Pod, known []v1alpha1.Migration) error {
 	for i := range known {
 		m := &known[i]
-		if !m.Planned() || !m.Open() || m.Namespace != pod.Namespace || lostPod(m) != pod.UID && !claimedBy(m, pod) {
+		if !m.Planned() || !m.Open() || m.Namespace != pod.Namespace || lostPod(m) != pod.UID && !claimedBy(m, pod) && !waitedIn(m, pod) {
 			continue
 		}
 		now := &v1alpha1.Migration{}
@@ -43,24 +44,48 @@ func (d *Driver) readMovesOf(ctx context.Context, pod *corev1.Pod, known []v1alp
 	return nil
 }
 
-// waitsBeside says whether a pod is one that waits to take another's place in a planned
-// move while that still runs. It has no state: where its node is lost it is removed, and
-// its owner makes another one.
-func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (bool, error) {
+// waitsBeside is the planned move in which a pod waits to take another's place while that
+// still runs, nil where it does not. Such a pod has no state: where its node is lost it is
+// removed, and its owner makes another one.
+func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Migration, error) {
 	var known v1alpha1.MigrationList
 	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return false, fmt.Errorf("list migrations in %s: %w", pod.Namespace, err)
+		return nil, fmt.Errorf("list migrations in %s: %w", pod.Namespace, err)
 	}
 	if err := d.readMovesOf(ctx, pod, known.Items); err != nil {
-		return false, err
+		return nil, err
 	}
 	for i := range known.Items {
 		m := &known.Items[i]
-		if m.Planned() && m.Open() && claimedBy(m, pod) && m.Released() && !outlives(m) {
-			return true, nil
+		if m.Planned() && m.Open() && m.Released() && (claimedBy(m, pod) && !outlives(m) || waitedIn(m, pod)) {
+			return m.DeepCopy(), nil
 		}
 	}
-	return false, nil
+	return nil, nil
+}
+
+// waitedIn says whether a pod had waited in a move whose claim was taken from it because
+// its node was lost.
+func waitedIn(m *v1alpha1.Migration, pod *corev1.Pod) bool {
+	return m.Status.Claim == nil && m.Status.Restore != nil && m.Status.Restore.PodUID == pod.UID
+}
+
+// removeWaiting removes a pod that waits beside another one, as its node is lost. A move
+// that may have stopped that other one cannot be given up any more: the next pod of the
+// owner is to have the state, so the claim is free for it before it is made.
+func (d *Driver) removeWaiting(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, fenced decide.Fenced) error {
+	if m.Reached(v1alpha1.PhaseStopping) && claimedBy(m, pod) {
+		before := m.DeepCopy()
+		m.Status.Claim = nil
+		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
+			return fmt.Errorf("take the claim on migration %s/%s from pod %s, whose node is lost: %w", m.Namespace, m.Name, pod.Name, err)
+		}
+		d.Events.Eventf(m, pod, corev1.EventTypeWarning, "TargetLost", "Move",
+			"Node %s, where pod %s waited to take over, is lost. The next pod of %s %s takes over.", fenced.Node(), pod.Name, m.Spec.Pod.OwnerKind, m.Spec.Pod.OwnerName)
+	}
+	_, err := d.removePod(ctx, pod, fenced.Node(), reasonOf(fenced))
+	return err
 }
 
 // identityOf is a lost pod as its Migration names it. One that was released for a planned

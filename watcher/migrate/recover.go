@@ -171,7 +171,10 @@ func (d *Driver) recoverPod(ctx context.Context, pod *corev1.Pod, fenced decide.
 	if err != nil {
 		return err
 	}
-	if waits || !wanted(pod, fenced.LostAt()) {
+	if waits != nil {
+		return d.removeWaiting(ctx, waits, pod, fenced)
+	}
+	if !wanted(pod, fenced.LostAt()) {
 		_, err := d.removePod(ctx, pod, fenced.Node(), reasonOf(fenced))
 		return err
 	}
