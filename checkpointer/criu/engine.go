@@ -188,15 +188,26 @@ func look(pod PodTarget) (preflight.Report, error) {
 		targets = append(targets, preflight.Target{Name: t.Container.Name, Pid: t.Pid, BundleDir: t.BundleDir, RuncStateDir: t.RuncStateDir})
 	}
 	report, err := preflight.Look(targets)
+	if err != nil || report.Checkpointable() {
+		return report, lookFailed(err)
+	}
+	// What comes and goes while it is looked at can seem to be in the way, as one end of
+	// a socket whose other end a new process has.
+	again, err := preflight.Look(targets)
 	if err != nil {
-		return report, fmt.Errorf("look at its processes: %w", err)
+		return again, lookFailed(err)
 	}
-	for _, f := range report.Findings {
-		if f.Severity == preflight.Refuses {
-			return report, &NotCheckpointable{Container: f.Container, Reason: f.Message(), Hint: f.Hint, Preflight: &report}
-		}
+	if f := again.Insists(report); f != nil {
+		return again, &NotCheckpointable{Container: f.Container, Reason: f.Message(), Hint: f.Hint, Preflight: &again}
 	}
-	return report, nil
+	return again.WithoutRefusals(), nil
+}
+
+func lookFailed(err error) error {
+	if err != nil {
+		return fmt.Errorf("look at its processes: %w", err)
+	}
+	return nil
 }
 
 // readAhead follows the pod's processes, and reads what they have written.

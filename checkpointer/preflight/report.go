@@ -65,6 +65,26 @@ func (r Report) Checkpointable() bool {
 	return !slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Severity == Refuses })
 }
 
+// Insists returns the first finding that refuses and that an earlier report of the same
+// pod has, too; nil where there is none.
+func (r Report) Insists(earlier Report) *Finding {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Severity == Refuses && slices.ContainsFunc(earlier.Findings, func(e Finding) bool {
+			return e.Container == f.Container && e.Reason == f.Reason && e.Pid == f.Pid
+		}) {
+			return f
+		}
+	}
+	return nil
+}
+
+// WithoutRefusals is the report without the findings that refuse.
+func (r Report) WithoutRefusals() Report {
+	r.Findings = slices.DeleteFunc(slices.Clone(r.Findings), func(f Finding) bool { return f.Severity == Refuses })
+	return r
+}
+
 // gatherer collects findings, one for each container and reason.
 type gatherer struct {
 	findings []Finding
