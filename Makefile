@@ -51,8 +51,10 @@ unit: ## Run the tests of the packages (as root: they use cgroups, runc and CRIU
 	cd cmd/lifeboat-scheduler && go test -p 1 -timeout 20m ./...
 
 .PHONY: e2e
+# -count=1: the tests build the programs that they run, which Go's cache of results knows
+# nothing of.
 e2e: ## Run the end-to-end tests on local clusters (as root)
-	packages=$$(go list ./e2e/... | grep -v /e2e/simulate); go test -p 1 -timeout 60m $$packages
+	packages=$$(go list ./e2e/... | grep -v /e2e/simulate); go test -count=1 -p 1 -timeout 60m $$packages
 
 .PHONY: test
 test: lint unit e2e ## Run lint, unit and e2e
