@@ -39,7 +39,7 @@ func Match(pod *corev1.Pod, migrations []*v1alpha1.Migration) *v1alpha1.Migratio
 // once it is prepared.
 func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Open() && m.DeletionTimestamp == nil && m.Status.Held == nil && awaitsSuccessor(m) &&
-		succeeds(pod, m) && (m.Status.Claim == nil || claimedBy(pod, m))
+		succeeds(pod, m) && (m.Status.Claim == nil || m.ClaimedBy(pod.UID))
 }
 
 // awaitsSuccessor says whether there can be a pod that takes the moved one's place. While
@@ -69,10 +69,6 @@ func prepared(m *v1alpha1.Migration) bool {
 		return fenced(m) && (m.Released() || m.Reached(v1alpha1.PhaseDeleted))
 	}
 	return fenced(m) && m.Status.Phase != v1alpha1.PhaseFenced
-}
-
-func claimedBy(pod *corev1.Pod, m *v1alpha1.Migration) bool {
-	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID
 }
 
 // succeeds says whether the pod is one that takes the place of the moved pod,
@@ -107,7 +103,7 @@ func nameStem(name string) string {
 
 // before says whether the pod claims a rather than b.
 func before(pod *corev1.Pod, a, b *v1alpha1.Migration) bool {
-	if own := claimedBy(pod, a); own != claimedBy(pod, b) {
+	if own := a.ClaimedBy(pod.UID); own != b.ClaimedBy(pod.UID) {
 		return own
 	}
 	if same := a.Spec.Pod.Name == pod.Name; same != (b.Spec.Pod.Name == pod.Name) {

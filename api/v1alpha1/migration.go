@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -273,14 +275,25 @@ func (m *Migration) LostPod() types.UID {
 // Open says whether the Migration has no result yet.
 func (m *Migration) Open() bool { return m.Status.Result == "" }
 
-// Reached says whether the Migration has completed a step.
-func (m *Migration) Reached(phase Phase) bool {
+// PhaseAt is the moment at which the Migration completed a step, and whether it has.
+func (m *Migration) PhaseAt(phase Phase) (at time.Time, reached bool) {
 	for _, p := range m.Status.Phases {
 		if p.Phase == phase {
-			return true
+			return p.At.Time, true
 		}
 	}
-	return false
+	return time.Time{}, false
+}
+
+// Reached says whether the Migration has completed a step.
+func (m *Migration) Reached(phase Phase) bool {
+	_, reached := m.PhaseAt(phase)
+	return reached
+}
+
+// ClaimedBy says whether a pod is the one that has claimed the Migration.
+func (m *Migration) ClaimedBy(pod types.UID) bool {
+	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod
 }
 
 // PhaseTime is the moment at which a step was completed.

@@ -91,18 +91,24 @@ func (s *service) listPods(ctx context.Context, in *listPodsInput) (*podsOutput,
 func key(object client.Object) string { return object.GetNamespace() + "/" + object.GetName() }
 
 func (s *service) getPod(ctx context.Context, in *podInput) (*podOutput, error) {
-	pod, err := s.pod(ctx, in.Namespace, in.Name)
-	if err != nil {
-		return nil, err
-	}
-	if !protected(pod) {
-		return nil, notProtected(pod)
-	}
-	checkpoint, err := s.checkpoint(ctx, pod)
+	pod, checkpoint, err := s.protectedPod(ctx, in.Namespace, in.Name)
 	if err != nil {
 		return nil, err
 	}
 	return &podOutput{Body: viewPod(pod, checkpoint)}, nil
+}
+
+// protectedPod is a pod that has to be protected, and its Checkpoint, nil if it has none.
+func (s *service) protectedPod(ctx context.Context, namespace, name string) (*corev1.Pod, *v1alpha1.Checkpoint, error) {
+	pod, err := s.pod(ctx, namespace, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !protected(pod) {
+		return nil, nil, notProtected(pod)
+	}
+	checkpoint, err := s.checkpoint(ctx, pod)
+	return pod, checkpoint, err
 }
 
 func (s *service) pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
@@ -136,14 +142,7 @@ func (s *service) checkpoint(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Ch
 }
 
 func (s *service) requestCheckpoint(ctx context.Context, in *checkpointInput) (*checkpointOutput, error) {
-	pod, err := s.pod(ctx, in.Namespace, in.Name)
-	if err != nil {
-		return nil, err
-	}
-	if !protected(pod) {
-		return nil, notProtected(pod)
-	}
-	checkpoint, err := s.checkpoint(ctx, pod)
+	pod, checkpoint, err := s.protectedPod(ctx, in.Namespace, in.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -106,7 +106,7 @@ func (d *Driver) concerned(ctx context.Context, m *v1alpha1.Migration) (*corev1.
 		return d.successor(ctx, m)
 	}
 	pod, err := d.readPod(ctx, client.ObjectKey{Namespace: m.Namespace, Name: m.Spec.Pod.Name})
-	if err != nil || pod == nil || pod.UID != lostPod(m) {
+	if err != nil || pod == nil || pod.UID != m.LostPod() {
 		return nil, err
 	}
 	return pod, nil

@@ -245,7 +245,7 @@ func (d *Driver) migrationsOfPod(ctx context.Context, object client.Object) []re
 	var requests []reconcile.Request
 	for i := range migrations.Items {
 		m := &migrations.Items[i]
-		if m.Open() && (pod.UID == lostPod(m) || claimedBy(m, pod) || succeeds(pod, m)) {
+		if m.Open() && (pod.UID == m.LostPod() || m.ClaimedBy(pod.UID) || succeeds(pod, m)) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
 		}
 	}
@@ -263,15 +263,11 @@ func (d *Driver) migrationsOfNode(ctx context.Context, object client.Object) []r
 	var requests []reconcile.Request
 	for i := range migrations.Items {
 		m := &migrations.Items[i]
-		_, fenced := phaseAt(m, v1alpha1.PhaseFenced)
+		_, fenced := m.PhaseAt(v1alpha1.PhaseFenced)
 		target := m.Planned() && m.Status.Claim != nil && m.Status.Claim.NodeName == object.GetName()
 		if m.Open() && (!fenced && m.Spec.SourceNode == object.GetName() || target) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
 		}
 	}
 	return requests
-}
-
-func claimedBy(m *v1alpha1.Migration, pod *corev1.Pod) bool {
-	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID
 }

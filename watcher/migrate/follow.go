@@ -73,10 +73,10 @@ const conflictPause = 10 * time.Millisecond
 // advance completes the next step of a Migration, if it can be completed, and
 // notes it in m. Else it returns when to look again, zero for only after a change.
 func (d *Driver) advance(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
-	if _, ok := phaseAt(m, v1alpha1.PhaseFenced); !ok {
+	if _, ok := m.PhaseAt(v1alpha1.PhaseFenced); !ok {
 		return d.await(ctx, m)
 	}
-	if _, ok := phaseAt(m, v1alpha1.PhaseDeleted); !ok {
+	if _, ok := m.PhaseAt(v1alpha1.PhaseDeleted); !ok {
 		return d.removeLost(ctx, m)
 	}
 	return d.finish(ctx, m)
@@ -89,7 +89,7 @@ func (d *Driver) finish(ctx context.Context, m *v1alpha1.Migration) (time.Time, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	if _, created := phaseAt(m, v1alpha1.PhaseCreated); pod == nil && !created && m.Annotations[annotationManifest] != "" {
+	if _, created := m.PhaseAt(v1alpha1.PhaseCreated); pod == nil && !created && m.Annotations[annotationManifest] != "" {
 		return time.Time{}, d.recreate(ctx, m)
 	}
 	if pod != nil {
@@ -138,7 +138,7 @@ func (d *Driver) removeLost(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 	if client.IgnoreNotFound(err) != nil {
 		return time.Time{}, fmt.Errorf("read pod %s: %w", key, err)
 	}
-	if err != nil || pod.UID != lostPod(m) {
+	if err != nil || pod.UID != m.LostPod() {
 		stamp(m, v1alpha1.PhaseDeleted, time.Now())
 		return time.Time{}, nil
 	}

@@ -183,7 +183,7 @@ func livesOn(m *v1alpha1.Migration, fence *v1alpha1.Fence) Verdict {
 // unwantedSince says whether a bare pod was deleted by somebody while its recovery was
 // held, and closes the Migration then: nobody but the watcher would create it again.
 func (d *Driver) unwantedSince(ctx context.Context, m *v1alpha1.Migration) (bool, error) {
-	if _, early := phaseAt(m, v1alpha1.PhaseDetected); !early || m.Annotations[annotationManifest] == "" {
+	if _, early := m.PhaseAt(v1alpha1.PhaseDetected); !early || m.Annotations[annotationManifest] == "" {
 		return false, nil
 	}
 	pod := &corev1.Pod{}
@@ -191,7 +191,7 @@ func (d *Driver) unwantedSince(ctx context.Context, m *v1alpha1.Migration) (bool
 	if err := d.Reader.Get(ctx, key, pod); client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("read pod %s: %w", key, err)
 	}
-	if pod.UID == lostPod(m) && pod.DeletionTimestamp == nil {
+	if pod.UID == m.LostPod() && pod.DeletionTimestamp == nil {
 		return false, nil
 	}
 	conclude(m, Verdict{Result: v1alpha1.ResultWithdrawn,

@@ -246,7 +246,7 @@ func TestStampKeepsTheFirstMoment(t *testing.T) {
 	stamp(m, v1alpha1.PhaseCreated, at(3.2))
 	stamp(m, v1alpha1.PhaseCreated, at(9))
 	stamp(m, v1alpha1.PhaseFenced, at(9))
-	if got, _ := phaseAt(m, v1alpha1.PhaseCreated); !got.Equal(at(3.2)) {
+	if got, _ := m.PhaseAt(v1alpha1.PhaseCreated); !got.Equal(at(3.2)) {
 		t.Errorf("Created at %s", got.Sub(start))
 	}
 	if m.Status.Phase != v1alpha1.PhaseCreated || len(m.Status.Phases) != 4 {

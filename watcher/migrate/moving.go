@@ -30,7 +30,7 @@ func outlives(m *v1alpha1.Migration) bool {
 func (d *Driver) readMovesOf(ctx context.Context, pod *corev1.Pod, known []v1alpha1.Migration) error {
 	for i := range known {
 		m := &known[i]
-		if !m.Planned() || !m.Open() || m.Namespace != pod.Namespace || lostPod(m) != pod.UID && !claimedBy(m, pod) && !waitedIn(m, pod) {
+		if !m.Planned() || !m.Open() || m.Namespace != pod.Namespace || m.LostPod() != pod.UID && !m.ClaimedBy(pod.UID) && !waitedIn(m, pod) {
 			continue
 		}
 		now := &v1alpha1.Migration{}
@@ -57,7 +57,7 @@ func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Mi
 	}
 	for i := range known.Items {
 		m := &known.Items[i]
-		if m.Planned() && m.Open() && m.Released() && (claimedBy(m, pod) && !outlives(m) || waitedIn(m, pod)) {
+		if m.Planned() && m.Open() && m.Released() && (m.ClaimedBy(pod.UID) && !outlives(m) || waitedIn(m, pod)) {
 			return m.DeepCopy(), nil
 		}
 	}
@@ -74,7 +74,7 @@ func waitedIn(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 // that may have stopped that other one cannot be given up any more: the next pod of the
 // owner is to have the state, so the claim is free for it before it is made.
 func (d *Driver) removeWaiting(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, fenced decide.Fenced) error {
-	if m.Reached(v1alpha1.PhaseStopping) && claimedBy(m, pod) {
+	if m.Reached(v1alpha1.PhaseStopping) && m.ClaimedBy(pod.UID) {
 		before := m.DeepCopy()
 		m.Status.Claim = nil
 		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
@@ -93,7 +93,7 @@ func (d *Driver) removeWaiting(ctx context.Context, m *v1alpha1.Migration, pod *
 func identityOf(pod *corev1.Pod, known []v1alpha1.Migration) v1alpha1.PodIdentity {
 	id := v1alpha1.IdentityOf(pod)
 	for i := range known {
-		if m := &known[i]; id.OwnerUID == "" && m.Planned() && m.Released() && lostPod(m) == pod.UID {
+		if m := &known[i]; id.OwnerUID == "" && m.Planned() && m.Released() && m.LostPod() == pod.UID {
 			return m.Spec.Pod
 		}
 	}
@@ -108,13 +108,13 @@ func (d *Driver) movedSince(ctx context.Context, m *v1alpha1.Migration) (bool, e
 		return false, fmt.Errorf("list migrations in %s: %w", m.Namespace, err)
 	}
 	pod := &corev1.Pod{}
-	pod.Namespace, pod.UID = m.Namespace, lostPod(m)
+	pod.Namespace, pod.UID = m.Namespace, m.LostPod()
 	if err := d.readMovesOf(ctx, pod, known.Items); err != nil {
 		return false, err
 	}
 	for i := range known.Items {
 		other := &known.Items[i]
-		if other.Planned() && other.Open() && lostPod(other) == pod.UID && outlives(other) {
+		if other.Planned() && other.Open() && other.LostPod() == pod.UID && outlives(other) {
 			conclude(m, Verdict{Result: v1alpha1.ResultWithdrawn,
 				Message: fmt.Sprintf("the pod had been stopped before node %s was fenced, and migration %s goes on", m.Spec.SourceNode, other.Name)})
 			return true, nil

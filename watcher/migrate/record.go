@@ -16,7 +16,7 @@ var phases = []v1alpha1.Phase{
 
 // stamp notes that a step was completed at a moment, unless it is noted already.
 func stamp(m *v1alpha1.Migration, phase v1alpha1.Phase, at time.Time) {
-	if _, ok := phaseAt(m, phase); ok {
+	if _, ok := m.PhaseAt(phase); ok {
 		return
 	}
 	m.Status.Phases = append(m.Status.Phases, v1alpha1.PhaseTime{Phase: phase, At: metav1.NewMicroTime(at)})
@@ -25,7 +25,7 @@ func stamp(m *v1alpha1.Migration, phase v1alpha1.Phase, at time.Time) {
 		return
 	}
 	for _, p := range phases {
-		if _, ok := phaseAt(m, p); ok {
+		if _, ok := m.PhaseAt(p); ok {
 			m.Status.Phase = p
 		}
 	}
@@ -41,25 +41,16 @@ func noLater(m *v1alpha1.Migration, phase v1alpha1.Phase, then time.Time) {
 	}
 }
 
-func phaseAt(m *v1alpha1.Migration, phase v1alpha1.Phase) (time.Time, bool) {
-	for _, p := range m.Status.Phases {
-		if p.Phase == phase {
-			return p.At.Time, true
-		}
-	}
-	return time.Time{}, false
-}
-
 // deletedAt is since when a successor is waited for.
 func deletedAt(m *v1alpha1.Migration) time.Time {
-	if at, ok := phaseAt(m, v1alpha1.PhaseDeleted); ok {
+	if at, ok := m.PhaseAt(v1alpha1.PhaseDeleted); ok {
 		return at
 	}
 	return m.CreationTimestamp.Time
 }
 
 func readyAt(m *v1alpha1.Migration, now time.Time) time.Time {
-	if at, ok := phaseAt(m, v1alpha1.PhaseReady); ok {
+	if at, ok := m.PhaseAt(v1alpha1.PhaseReady); ok {
 		return at
 	}
 	return now
@@ -70,7 +61,7 @@ func readyAt(m *v1alpha1.Migration, now time.Time) time.Time {
 func conclude(m *v1alpha1.Migration, v Verdict) {
 	s := &m.Status
 	s.Result, s.Reason, s.Message = v.Result, v.Reason, v.Message
-	if at, ok := phaseAt(m, v1alpha1.PhaseReady); ok {
+	if at, ok := m.PhaseAt(v1alpha1.PhaseReady); ok {
 		rto := at.Sub(m.Spec.LostAt.Time)
 		s.RTOSeconds, s.RTO = rto.Seconds(), forPeople(rto)
 	}
@@ -89,11 +80,11 @@ func conclude(m *v1alpha1.Migration, v Verdict) {
 // much older than the pause its state was.
 func concludeMove(m *v1alpha1.Migration) {
 	s, source := &m.Status, m.Status.Source
-	stopped, isStopped := phaseAt(m, v1alpha1.PhaseStopping)
+	stopped, isStopped := m.PhaseAt(v1alpha1.PhaseStopping)
 	if source != nil && source.PausedAt != nil {
 		stopped = source.PausedAt.Time
 	}
-	if at, ok := phaseAt(m, v1alpha1.PhaseReady); ok && isStopped {
+	if at, ok := m.PhaseAt(v1alpha1.PhaseReady); ok && isStopped {
 		downtime := max(0, at.Sub(stopped))
 		s.DowntimeSeconds, s.Downtime = downtime.Seconds(), forPeople(downtime)
 	}

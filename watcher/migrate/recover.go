@@ -235,11 +235,11 @@ func (d *Driver) record(ctx context.Context, pod *corev1.Pod, lost loss) error {
 // that was closed because the node came back first does not: the pod went on
 // there, and is lost anew.
 func covers(m *v1alpha1.Migration, pod *corev1.Pod) bool {
-	_, deleted := phaseAt(m, v1alpha1.PhaseDeleted)
+	_, deleted := m.PhaseAt(v1alpha1.PhaseDeleted)
 	if m.Planned() {
-		return lostPod(m) == pod.UID && (deleted || m.Open() && outlives(m))
+		return m.LostPod() == pod.UID && (deleted || m.Open() && outlives(m))
 	}
-	return lostPod(m) == pod.UID && (m.Open() || deleted)
+	return m.LostPod() == pod.UID && (m.Open() || deleted)
 }
 
 // reasonOf is why the pods of a fenced node move: what makes it sure that they run no
@@ -318,7 +318,7 @@ func (d *Driver) nextEpoch(ctx context.Context, pod *corev1.Pod, known []v1alpha
 // pod that started cold began anew.
 func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, known []v1alpha1.Migration) {
 	for _, before := range known {
-		if !claimedBy(&before, pod) || !before.Open() && before.Status.Result != v1alpha1.ResultRestored ||
+		if !before.ClaimedBy(pod.UID) || !before.Open() && before.Status.Result != v1alpha1.ResultRestored ||
 			before.Planned() && !move.Stateful(before.Spec.Strategy) {
 			continue
 		}
@@ -327,7 +327,7 @@ func (d *Driver) lineage(ctx context.Context, m *v1alpha1.Migration, pod *corev1
 			return
 		}
 		m.Spec.Pod.UID = before.Spec.Pod.UID
-		metav1.SetMetaDataAnnotation(&m.ObjectMeta, annotationLostPod, string(pod.UID))
+		metav1.SetMetaDataAnnotation(&m.ObjectMeta, v1alpha1.AnnotationLostPod, string(pod.UID))
 		return
 	}
 }

@@ -146,7 +146,7 @@ func (d *Driver) annotate(ctx context.Context, m *v1alpha1.Migration, key, value
 
 // removeMoved removes a pod that its source has stopped from the API, at once.
 func (d *Driver) removeMoved(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) (time.Time, error) {
-	if pod == nil || pod.UID != lostPod(m) {
+	if pod == nil || pod.UID != m.LostPod() {
 		stamp(m, v1alpha1.PhaseDeleted, time.Now())
 		return time.Time{}, nil
 	}
@@ -175,7 +175,7 @@ func (d *Driver) removeMoved(ctx context.Context, m *v1alpha1.Migration, pod *co
 
 // deleteMoved lets a pod that is not needed any more end with its grace period.
 func (d *Driver) deleteMoved(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
-	if pod == nil || pod.UID != lostPod(m) {
+	if pod == nil || pod.UID != m.LostPod() {
 		stamp(m, v1alpha1.PhaseDeleted, time.Now())
 		return nil
 	}
@@ -223,7 +223,7 @@ func (d *Driver) withdraw(ctx context.Context, v *move.View, step move.Step) err
 	}
 	lost := step.Reason == v1alpha1.ReasonSourceLost
 	if m.Released() {
-		runs := v.Pod != nil && v.Pod.UID == lostPod(m) && v.Pod.DeletionTimestamp == nil
+		runs := v.Pod != nil && v.Pod.UID == m.LostPod() && v.Pod.DeletionTimestamp == nil
 		if runs && (!lost || protected(v.Pod)) {
 			if err := d.putLabelsBack(ctx, m, v.Pod); err != nil {
 				return err
@@ -232,7 +232,7 @@ func (d *Driver) withdraw(ctx context.Context, v *move.View, step move.Step) err
 		// What was to be restored never starts without that; another pod does. Of the
 		// others, one is needed where the pod itself has gone. And where it is lost with its
 		// state, a successor that can have it is.
-		waits := v.Successor != nil && claimedBy(m, v.Successor) && v.Successor.DeletionTimestamp == nil
+		waits := v.Successor != nil && m.ClaimedBy(v.Successor.UID) && v.Successor.DeletionTimestamp == nil
 		if waits && (move.Stateful(m.Spec.Strategy) || runs && !lost || lost && protected(v.Successor)) {
 			d.Events.Eventf(v.Successor, m, corev1.EventTypeNormal, "MoveWithdrawn", "Delete", "%s",
 				cut(fmt.Sprintf("The move of pod %s, whose place the pod was to take, is given up: %s", m.Spec.Pod.Name, step.Message)))

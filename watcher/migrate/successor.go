@@ -24,9 +24,6 @@ const (
 	// annotationBoot is the boot of the node that was to be recovered, on a Migration
 	// that was recorded while its node was held.
 	annotationBoot = "lifeboat.dev/boot-id"
-	// annotationLostPod is the UID of the lost pod where it is not the pod whose
-	// checkpoint is to be restored, see lineage.
-	annotationLostPod = "lifeboat.dev/lost-pod-uid"
 )
 
 const (
@@ -72,20 +69,12 @@ func wanted(pod *corev1.Pod, lostAt metav1.MicroTime) bool {
 	return asked.After(lostAt.Time)
 }
 
-// lostPod is the UID of the pod that was lost with its node.
-func lostPod(m *v1alpha1.Migration) types.UID {
-	if uid := m.Annotations[annotationLostPod]; uid != "" {
-		return types.UID(uid)
-	}
-	return m.Spec.Pod.UID
-}
-
 // succeeds says whether the pod takes the lost pod's place: it is the next pod
 // of the same controller and, where a controller's pods are not interchangeable,
 // of the same identity. The plugin lets exactly these claim the Migration.
 func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	lost := m.Spec.Pod
-	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == lostPod(m) {
+	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == m.LostPod() {
 		return false
 	}
 	owner := metav1.GetControllerOf(pod)
@@ -118,7 +107,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		} else if other.Open() && other.Spec.Pod.OwnerUID == m.Spec.Pod.OwnerUID && awaitsSuccessor(other) {
 			rivals = append(rivals, other)
 		}
-		taken[lostPod(other)] = true
+		taken[other.LostPod()] = true
 	}
 	var siblings []types.UID
 	_ = json.Unmarshal([]byte(m.Annotations[move.AnnotationSiblings]), &siblings) // none where it is not there

@@ -99,7 +99,7 @@ func TestCandidate(t *testing.T) {
 	replaced := migration("m1", lostA, 3)
 	replaced.Annotations = map[string]string{move.AnnotationSiblings: `["s"]`}
 	chained := migration("m1", set, 3)
-	chained.Annotations = map[string]string{annotationLostPod: "second"}
+	chained.Annotations = map[string]string{v1alpha1.AnnotationLostPod: "second"}
 
 	for name, tc := range map[string]struct {
 		of   v1alpha1.Migration

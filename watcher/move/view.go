@@ -127,12 +127,8 @@ func Deadline(m *v1alpha1.Migration) time.Time {
 
 // phaseAt is the moment of a step, zero while it is not completed.
 func phaseAt(m *v1alpha1.Migration, phase v1alpha1.Phase) time.Time {
-	for _, p := range m.Status.Phases {
-		if p.Phase == phase {
-			return p.At.Time
-		}
-	}
-	return time.Time{}
+	at, _ := m.PhaseAt(phase)
+	return at
 }
 
 func ready(pod *corev1.Pod) bool {

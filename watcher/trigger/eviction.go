@@ -124,7 +124,7 @@ func (e Eviction) underWay() *v1alpha1.Migration {
 		if !m.Open() || !m.Planned() || m.Namespace != e.Namespace {
 			continue
 		}
-		if m.Spec.Pod.Name == e.Name || e.Pod != nil && claimedBy(m, e.Pod) {
+		if m.Spec.Pod.Name == e.Name || e.Pod != nil && m.ClaimedBy(e.Pod.UID) {
 			return m
 		}
 	}

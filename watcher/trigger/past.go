@@ -38,7 +38,7 @@ func pastOf(pod *corev1.Pod, reason v1alpha1.MigrationReason, migrations []v1alp
 		m := &migrations[i]
 		switch {
 		case m.Namespace != pod.Namespace:
-		case m.Open() && (leaves(m, pod) || claimedBy(m, pod)):
+		case m.Open() && (leaves(m, pod) || m.ClaimedBy(pod.UID)):
 			p.open = m
 		case !m.Planned() || m.Spec.Reason != reason || !leaves(m, pod) || now.Sub(m.CreationTimestamp.Time) > triesWithin:
 		default:
@@ -73,10 +73,6 @@ func (p past) wait(now time.Time) time.Duration {
 
 // leaves says whether the Migration takes the pod away.
 func leaves(m *v1alpha1.Migration, pod *corev1.Pod) bool { return m.LostPod() == pod.UID }
-
-func claimedBy(m *v1alpha1.Migration, pod *corev1.Pod) bool {
-	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod.UID
-}
 
 // movable are the pods that can be moved.
 func movable(pods []corev1.Pod) []*corev1.Pod {

@@ -104,7 +104,7 @@ func leastImportant(now time.Time, node Node, migrations []v1alpha1.Migration) *
 // not sent round the cluster.
 func cameOfPressure(pod *corev1.Pod, migrations []v1alpha1.Migration, now time.Time) bool {
 	return slices.ContainsFunc(migrations, func(m v1alpha1.Migration) bool {
-		return m.Spec.Reason == v1alpha1.MigrationNodePressure && m.Planned() && claimedBy(&m, pod) && now.Sub(lastStep(&m)) < settled
+		return m.Spec.Reason == v1alpha1.MigrationNodePressure && m.Planned() && m.ClaimedBy(pod.UID) && now.Sub(lastStep(&m)) < settled
 	})
 }
 
