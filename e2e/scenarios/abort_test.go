@@ -188,14 +188,20 @@ func killLeader(t *testing.T, _ *v1alpha1.Migration) {
 		if lease.Spec.HolderIdentity == nil || !strings.HasPrefix(*lease.Spec.HolderIdentity, pod.Name) {
 			continue
 		}
-		const kill = `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/lifeboat-watcher '; then kill -KILL ${p#/proc/} && echo killed; fi; done`
-		out, err := lab.NodeExec(deadline(t), pod.Spec.NodeName, "sh", "-c", kill)
-		if err != nil || strings.TrimSpace(string(out)) != "killed" {
-			t.Fatalf("kill the watcher on node %s: %q, %v", pod.Spec.NodeName, out, err)
-		}
+		signalProgram(t, pod.Spec.NodeName, "/lifeboat-watcher ", "KILL")
 		return
 	}
 	t.Fatal("nobody leads")
+}
+
+// signalProgram sends a signal to a program on a node, by the beginning of its command line.
+func signalProgram(t *testing.T, node, commandLine, signal string) {
+	t.Helper()
+	const script = `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^$1"; then kill -$2 ${p#/proc/} && echo sent; fi; done`
+	out, err := lab.NodeExec(deadline(t), node, "sh", "-c", script, "sh", commandLine, signal)
+	if err != nil || strings.TrimSpace(string(out)) != "sent" {
+		t.Fatalf("send SIG%s to %q on node %s: %q, %v", signal, commandLine, node, out, err)
+	}
 }
 
 // cordonOthers keeps new pods from every node but one, until the scenario is over.

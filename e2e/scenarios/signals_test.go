@@ -60,28 +60,11 @@ func TestSignsOfALossGiveItsReason(t *testing.T) {
 		}
 	}
 	shuttingDown(false)
-	const endAgent = `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^/lifeboat-checkpointer agent '; then kill -TERM ${p#/proc/}; fi; done`
-	if _, err := lab.NodeExec(deadline(t), other, "sh", "-c", endAgent); err != nil {
-		t.Fatalf("end the checkpointer on node %s: %v", other, err)
-	}
+	signalProgram(t, other, "/lifeboat-checkpointer agent ", "TERM")
 	shuttingDown(true)
 	shuttingDown(false)
 
-	node := &corev1.Node{}
-	node.Name = source
-	cordon := func(ctx context.Context, cordoned bool) error {
-		return api.Patch(ctx, node, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, cordoned)))
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := cordon(ctx, false); err != nil {
-			t.Errorf("uncordon node %s: %v", source, err)
-		}
-	})
-	if err := cordon(deadline(t), true); err != nil {
-		t.Fatal(err)
-	}
+	cordon(t, source)
 	err = observe.Until(deadline(t), "the cart is checkpointed early", func(ctx context.Context) (bool, string, error) {
 		var events corev1.EventList
 		if err := api.List(ctx, &events, client.InNamespace(namespaceOfNodes)); err != nil {
