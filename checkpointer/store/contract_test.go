@@ -4,16 +4,15 @@ import (
 	"os"
 	"testing"
 
+	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store/storetest"
 )
 
 // The tests wait for stable storage very often. What they show does not depend
-// on a real disk, so they use memory where there is some.
+// on a real disk.
 func TestMain(m *testing.M) {
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() && os.Getenv("TMPDIR") == "" {
-		os.Setenv("TMPDIR", "/dev/shm")
-	}
+	ramdisk.TemporaryFolders()
 	os.Exit(m.Run())
 }
 

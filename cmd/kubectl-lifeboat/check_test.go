@@ -23,6 +23,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 )
 
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	ramdisk.TemporaryFolders()
 	os.Exit(m.Run())
 }
 

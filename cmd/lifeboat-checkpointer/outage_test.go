@@ -24,24 +24,25 @@ func TestOutageOfTheAPI(t *testing.T) {
 		return nil
 	})
 
-	c.step("nothing stops while nobody can read the API", func() {
+	c.step("nothing stops while nobody can read the API", func() []string {
 		c.APIServer().Signal(t, syscall.SIGSTOP)
 		c.during(8 * time.Second)
 		c.APIServer().Signal(t, syscall.SIGKILL)
 		c.during(4 * time.Second)
 		c.StartAPIServer()
-		c.ran(c.nodes...)
+		return c.stood(c.nodes...)
 	})
 
-	c.step("a node that is cut off from the API and its peers stops in time", func() {
+	c.step("a node that is cut off from the API and its peers stops in time", func() []string {
 		alone.cutOff(true, c.nodes)
 		c.stops(alone, fence.Now())
-		c.ran(c.nodes[:3]...)
+		others := c.stood(c.nodes[:3]...)
 		alone.cutOff(false, c.nodes)
 		c.eventually("it runs again", 10*time.Second, alone.running)
+		return others
 	})
 
-	c.step("a node that the watcher has promises about stops, the others go on", func() {
+	c.step("a node that the watcher has promises about stops, the others go on", func() []string {
 		// A promise holds for a while: it is asked for again if an answer came late.
 		c.eventually("all promise while the API answers", 5*time.Second, func() error {
 			if promised, unreadable := c.promise("n1"); len(promised) != 3 || len(unreadable) != 0 {
@@ -57,15 +58,16 @@ func TestOutageOfTheAPI(t *testing.T) {
 			}
 			return nil
 		})
-		c.ran(c.nodes[1:]...)
+		others := c.stood(c.nodes[1:]...)
 		c.APIServer().Signal(t, syscall.SIGCONT)
 		c.eventually("n1 runs again", 10*time.Second, n1.running)
+		return others
 	})
 
-	c.step("fencers that are started anew do not vouch", func() {
+	c.step("fencers that are started anew do not vouch", func() []string {
 		c.APIServer().Signal(t, syscall.SIGSTOP)
 		c.during(permission.Default.Period + permission.Default.VouchAfter)
-		c.ran(c.nodes[1:]...)
+		before := c.stood(c.nodes[1:]...)
 		for _, n := range c.nodes[1:3] {
 			n.fencer.Signal(t, syscall.SIGKILL)
 			c.startFencer(n)
@@ -75,6 +77,7 @@ func TestOutageOfTheAPI(t *testing.T) {
 		for _, n := range c.nodes {
 			c.eventually(n.Node+" runs again", 15*time.Second, n.running)
 		}
+		return before
 	})
 	for _, n := range c.nodes {
 		if !n.pod.Alive() {

@@ -22,6 +22,7 @@ import (
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
@@ -67,6 +68,7 @@ func TestMain(m *testing.M) {
 	case asFencer:
 		err = runFencer()
 	default:
+		ramdisk.TemporaryFolders()
 		os.Exit(m.Run())
 	}
 	if err != nil {
