@@ -91,7 +91,11 @@ func (p *Lifeboat) migrationChanged(before, after *v1alpha1.Migration) {
 	if !after.Open() || after.Status.Claim != nil {
 		p.claims.forget(after.UID)
 	}
-	p.activate(after.Namespace, func(pod *corev1.Pod, _ waitingPod) bool { return migrationHint(pod, before, after) })
+	p.activate(after.Namespace, func(pod *corev1.Pod, w waitingPod) bool {
+		// What it was to get from a pod that is deleted is not to be had any more, or is.
+		freed := w.held && before != nil && takesBack(pod, before) && !takesBack(pod, after)
+		return freed || migrationHint(pod, before, after)
+	})
 }
 
 // migrationHint says whether the change of a Migration may let the pod be placed,

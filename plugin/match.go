@@ -42,6 +42,15 @@ func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 		succeeds(pod, m) && (m.Status.Claim == nil || m.ClaimedBy(pod.UID))
 }
 
+// takesBack says whether the pod succeeds the moved one of a Migration whose claim is
+// another pod's that has nothing of the state yet. Should that one be deleted, the watcher
+// takes the claim from it, and the pod may have it.
+func takesBack(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	return m.Open() && m.DeletionTimestamp == nil && m.Status.Claim != nil && !m.ClaimedBy(pod.UID) && !m.RestoreCommitted() &&
+		m.Spec.Pod.OwnerUID != "" && succeeds(pod, m) &&
+		(!m.Planned() || m.Reached(v1alpha1.PhaseStopping) && m.Spec.Strategy != v1alpha1.StrategyReplace && m.Spec.Strategy != v1alpha1.StrategyApplication)
+}
+
 // awaitsSuccessor says whether there can be a pod that takes the moved one's place. While
 // its node is not fenced a lost pod may still run and has no successor: its Migration is
 // nobody's then. Of a planned move there is one when the pod is released, so that another

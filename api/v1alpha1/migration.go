@@ -164,7 +164,7 @@ const (
 	ReasonSpecChanged       = "SpecChanged"       // the successor's containers differ from the checkpointed ones
 	ReasonNotReady          = "NotReady"          // the successor did not become Ready in time
 	ReasonNodeRebooted      = "NodeRebooted"      // its node booted anew before anything could be done, and it started anew there
-	ReasonPodReplaced       = "PodReplaced"       // the successor was deleted before it was Ready
+	ReasonPodReplaced       = "PodReplaced"       // the successor was deleted before it was Ready, and nothing takes over from it
 )
 
 // MigrationStatus is how far a Migration has come.
@@ -296,6 +296,13 @@ func (m *Migration) ClaimedBy(pod types.UID) bool {
 	return m.Status.Claim != nil && m.Status.Claim.PodUID == pod
 }
 
+// RestoreCommitted says whether the claim's pod has, or may have, processes that were
+// restored, or started in place of that. Until then nothing of the state runs anywhere.
+func (m *Migration) RestoreCommitted() bool {
+	claim, restore := m.Status.Claim, m.Status.Restore
+	return claim != nil && restore != nil && restore.PodUID == claim.PodUID && (restore.CommittedAt != nil || len(restore.Containers) > 0)
+}
+
 // PhaseTime is the moment at which a step was completed.
 type PhaseTime struct {
 	Phase Phase            `json:"phase"`
@@ -314,7 +321,8 @@ type HeldCheckpoint struct {
 	Holders []string `json:"holders"`
 }
 
-// Claim is the pod that takes the moved pod's place. A Migration is claimed once.
+// Claim is the pod that takes the moved pod's place. A Migration is claimed once, unless
+// that pod goes before it has anything of the state: then by the next one.
 type Claim struct {
 	PodName  string           `json:"podName"`
 	PodUID   types.UID        `json:"podUID"`
@@ -335,6 +343,11 @@ type RestoreStatus struct {
 	Hooks []HookResult `json:"hooks,omitempty"`
 	// StartedAt is when the runtime first asked for the checkpoint.
 	StartedAt metav1.MicroTime `json:"startedAt"`
+	// CommittedAt is when the restore became the pod's for good: written before the first
+	// of its processes is brought to life, and only while the claim is the pod's. Until
+	// then the claim can be taken from a pod that is deleted, and given to the next one.
+	// +optional
+	CommittedAt *metav1.MicroTime `json:"committedAt,omitempty"`
 	// Generation is the generation that was used; 0 means none.
 	// +optional
 	Generation int64 `json:"generation,omitempty"`

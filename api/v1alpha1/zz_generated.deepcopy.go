@@ -705,6 +705,10 @@ func (in *RestoreStatus) DeepCopyInto(out *RestoreStatus) {
 		copy(*out, *in)
 	}
 	in.StartedAt.DeepCopyInto(&out.StartedAt)
+	if in.CommittedAt != nil {
+		in, out := &in.CommittedAt, &out.CommittedAt
+		*out = (*in).DeepCopy()
+	}
 	if in.TakenAt != nil {
 		in, out := &in.TakenAt, &out.TakenAt
 		*out = (*in).DeepCopy()

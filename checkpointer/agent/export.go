@@ -119,7 +119,7 @@ func (a *Agent) importState(ctx context.Context, seen *v1alpha1.Migration) (told
 	}
 	status.Hooks = calls.results
 	for {
-		err := a.patchRestore(ctx, m, status)
+		_, err := a.patchRestore(ctx, m, status)
 		if ctrlclient.IgnoreNotFound(err) == nil {
 			return true
 		}

@@ -159,31 +159,40 @@ func (a *Agent) expireRestores() {
 // logged: the restore itself does not depend on it, and the next report has
 // everything again.
 func (a *Agent) reportRestore(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.RestoreStatus) {
-	if err := a.patchRestore(ctx, m, status); err != nil {
+	if current := a.cachedMigration(ctx, m); current != nil && current.Status.Claim != nil && !current.ClaimedBy(status.PodUID) {
+		return // the pod was deleted, and what is told is another one's
+	}
+	if _, err := a.patchRestore(ctx, m, status); err != nil {
 		a.log.Error("report the restore", "migration", m.Namespace+"/"+m.Name, "err", err)
 	}
 }
 
-func (a *Agent) patchRestore(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.RestoreStatus) error {
+// patchRestore returns the Migration as it is then.
+func (a *Agent) patchRestore(ctx context.Context, m *v1alpha1.Migration, status v1alpha1.RestoreStatus) (*v1alpha1.Migration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	patch, err := restorePatch(status)
+	patch, err := restorePatch(m, status)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	target := &v1alpha1.Migration{}
 	target.Namespace, target.Name = m.Namespace, m.Name
-	return a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer"))
+	err = a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer"))
+	return target, err
 }
 
 // restorePatch writes all of a restore's status: what it does not have any more
-// is removed, as after a generation that turned out to be damaged.
-func restorePatch(status v1alpha1.RestoreStatus) ([]byte, error) {
+// is removed, as after a generation that turned out to be damaged. So is what is of
+// another pod, which had the claim before.
+func restorePatch(m *v1alpha1.Migration, status v1alpha1.RestoreStatus) ([]byte, error) {
 	raw, err := json.Marshal(status)
 	if err != nil {
 		return nil, err
 	}
 	fields := map[string]any{"generation": nil, "takenAt": nil, "containers": nil, "skipped": nil, "attempts": nil}
+	if before := m.Status.Restore; before != nil && before.PodUID != status.PodUID {
+		fields["parkedAt"], fields["committedAt"], fields["hooks"] = nil, nil, nil
+	}
 	if err := json.Unmarshal(raw, &fields); err != nil {
 		return nil, err
 	}

@@ -38,7 +38,9 @@ const (
 type restore struct {
 	mu        sync.Mutex
 	migration *v1alpha1.Migration
-	key       store.Key // of the pod whose generations are restored
+	// written is the Migration as it was when its restore began, nil where that was not told.
+	written *v1alpha1.Migration
+	key     store.Key // of the pod whose generations are restored
 	// prepared is whether dir holds the generation's files, or failure says why not.
 	prepared bool
 	dir      string
@@ -103,6 +105,9 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 	if why != "" {
 		return refuse(why)
 	}
+	if pod != nil && pod.DeletionTimestamp != nil {
+		return refuse("its pod is being deleted") // another pod may have its state by now
+	}
 	var lasting []string
 	if pod != nil {
 		lasting = v1alpha1.LastingContainers(pod)
@@ -163,7 +168,19 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 		})
 		return client.CreateResponse{Reason: r.failure.reason}
 	}
+	committed := make(chan struct{})
+	status := *r.status.DeepCopy()
+	go func() { // the files need not wait for the API
+		defer close(committed)
+		status.CommittedAt, why = a.commitRestore(ctx, cmp.Or(r.written, m), status)
+	}()
 	resp, err := a.place(ctx, r, req, pod)
+	<-committed
+	if why != "" {
+		a.abandon(req, r)
+		return refuse(why)
+	}
+	r.status.CommittedAt = status.CommittedAt
 	if err != nil {
 		log.Warn("container starts anew", "err", err)
 		a.finish(ctx, req.PodUID, r, v1alpha1.ContainerRestore{
@@ -201,7 +218,11 @@ func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateReques
 	reported := make(chan struct{})
 	go func() { // the images need not wait for the API
 		defer close(reported)
-		a.reportRestore(ctx, r.migration, *started)
+		if now, err := a.patchRestore(ctx, r.migration, *started); err == nil {
+			r.written = now
+		} else {
+			a.log.Error("report that a restore begins", "migration", r.migration.Namespace+"/"+r.migration.Name, "err", err)
+		}
 	}()
 	defer func() { <-reported }()
 

@@ -34,6 +34,7 @@ func TestMoves(t *testing.T) {
 	t.Run("held", func(t *testing.T) { heldMoves(t, c) })
 	t.Run("its source is lost", func(t *testing.T) { sourceLost(t, c) })
 	t.Run("its target is lost while it is stopped", func(t *testing.T) { targetLost(t, c) })
+	t.Run("somebody deletes what takes over", func(t *testing.T) { successorsDeleted(t, c) })
 	t.Run("its source is lost after the stop", func(t *testing.T) { sourceLostLater(t, c) })
 }
 

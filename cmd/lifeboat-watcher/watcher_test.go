@@ -538,6 +538,15 @@ func leaderDies(t *testing.T, c *cluster) {
 	if err := c.Delete(t.Context(), next, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
+	// It had nothing of the state: the next one takes over.
+	c.until(t, m, "nobody's", func(m *v1alpha1.Migration) bool { return m.Status.Claim == nil })
+	next = c.makePod(t, "held-0", ownedBy("StatefulSet", "held"), admitted)
+	c.claimAndBind(t, m, next, "n2")
+	// A pod whose processes may have run is another matter.
+	c.patchStatus(t, m, map[string]any{"restore": v1alpha1.RestoreStatus{PodUID: next.UID, StartedAt: metav1.NowMicro(), CommittedAt: ptr.To(metav1.NowMicro())}})
+	if err := c.Delete(t.Context(), next, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
 	m = c.closed(t, m, 10*time.Second)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonPodReplaced {
 		t.Errorf("result %s, reason %s; want Failed, PodReplaced", m.Status.Result, m.Status.Reason)

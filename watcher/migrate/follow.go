@@ -57,6 +57,7 @@ func (d *Driver) reconcileMigration(ctx context.Context, request reconcile.Reque
 			return reconcile.Result{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
 		}
 		d.tellHold(before, m)
+		d.tellUnclaimed(before, m)
 		if !m.Open() {
 			d.closed(m)
 		}
@@ -88,6 +89,9 @@ func (d *Driver) finish(ctx context.Context, m *v1alpha1.Migration) (time.Time, 
 	pod, err := d.successor(ctx, m)
 	if err != nil {
 		return time.Time{}, err
+	}
+	if free, err := d.unclaim(ctx, m, pod); free || err != nil {
+		return again, err
 	}
 	if _, created := m.PhaseAt(v1alpha1.PhaseCreated); pod == nil && !created && m.Annotations[annotationManifest] != "" {
 		return time.Time{}, d.recreate(ctx, m)

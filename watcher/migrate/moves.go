@@ -23,12 +23,7 @@ import (
 func (d *Driver) reconcileMove(ctx context.Context, m *v1alpha1.Migration) (reconcile.Result, error) {
 	for m.Open() && m.DeletionTimestamp == nil {
 		before := m.DeepCopy()
-		v, err := d.view(ctx, m)
-		if err != nil {
-			return reconcile.Result{}, err
-		}
-		d.observe(m, v.Successor, v.Now)
-		look, err := d.carryOut(ctx, v, move.Next(v))
+		look, err := d.moveOn(ctx, m)
 		if apierrors.IsConflict(err) {
 			return reconcile.Result{RequeueAfter: conflictPause}, nil
 		}
@@ -57,6 +52,20 @@ func (d *Driver) reconcileMove(ctx context.Context, m *v1alpha1.Migration) (reco
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, d.tellClosed(ctx, m)
+}
+
+// moveOn does the next step of a move, and notes in m what it has completed. It returns
+// when to look again, zero for only after a change.
+func (d *Driver) moveOn(ctx context.Context, m *v1alpha1.Migration) (time.Time, error) {
+	v, err := d.view(ctx, m)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if free, err := d.unclaim(ctx, m, v.Successor); free || err != nil {
+		return again, err
+	}
+	d.observe(m, v.Successor, v.Now)
+	return d.carryOut(ctx, v, move.Next(v))
 }
 
 // view gathers what the next step of a move depends on.

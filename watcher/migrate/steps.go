@@ -251,6 +251,7 @@ func (d *Driver) tellMove(before, m *v1alpha1.Migration) {
 	if held != nil && (before.Status.Held == nil || before.Status.Held.Reason != held.Reason) {
 		d.Events.Eventf(m, nil, corev1.EventTypeNormal, "MoveHeld", "Move", "The move waits (%s): %s.", held.Reason, held.Message)
 	}
+	d.tellUnclaimed(before, m)
 	if m.Status.Phase != before.Status.Phase {
 		d.Log.Info("a planned move goes on", "migration", m.Namespace+"/"+m.Name, "node", m.Spec.SourceNode, "strategy", m.Spec.Strategy, "phase", m.Status.Phase)
 	}

@@ -126,7 +126,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		// Of interchangeable pods, those that are older than the loss are the lost
 		// pod's siblings. Creation times have whole seconds.
 		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.Spec.LostAt.Unix()
-		if !taken[pod.UID] && !sibling {
+		if !taken[pod.UID] && !sibling && pod.DeletionTimestamp == nil {
 			free = append(free, pod)
 		}
 	}
