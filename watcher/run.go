@@ -63,7 +63,9 @@ type Config struct {
 	Triggers trigger.Config
 	// Moves bounds how many pods are moved on purpose at a time.
 	Moves move.Limits
-	Log   *slog.Logger
+	// StartedAnew is how often this process has started anew by itself.
+	StartedAnew int
+	Log         *slog.Logger
 }
 
 const (
@@ -109,13 +111,15 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Run runs a watcher until ctx ends or it loses the lead. Everything that fails
-// at the start ends it with an error.
+// Run runs a watcher until ctx ends, which is no error, or it loses the lead, which
+// is one. It waits for an API server that cannot be reached; everything else that
+// fails at the start ends it with an error.
 func Run(ctx context.Context, config Config, api *rest.Config) error {
 	if err := config.Validate(); err != nil {
 		return err
 	}
 	log := config.Log
+	metrics.StartedAnew(ctrlmetrics.Registry, config.StartedAnew)
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	klog.SetSlogLogger(log)
 	api = rest.CopyConfig(api)
@@ -125,7 +129,7 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("make the API client: %w", err)
 	}
-	authority, err := identity.Ensure(ctx, clientset, config.Namespace)
+	authority, err := ensureIdentity(ctx, clientset, config.Namespace, config.MetricsAddress, log)
 	if err != nil {
 		return fmt.Errorf("get Lifeboat's identity: %w", err)
 	}

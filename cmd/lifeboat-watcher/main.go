@@ -4,11 +4,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
@@ -24,10 +26,22 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command(ctrl.GetConfig).ExecuteContext(ctx); err != nil {
+	if err := run(ctx, ctrl.GetConfig); err != nil {
 		fmt.Fprintln(os.Stderr, "lifeboat-watcher:", err)
 		os.Exit(1)
 	}
+}
+
+// run runs the program, and starts it anew where an error ended it that had nothing to
+// do with how it was started.
+func run(ctx context.Context, find func() (*rest.Config, error)) error {
+	started := time.Now()
+	err := command(find).ExecuteContext(ctx)
+	if err == nil || time.Since(started) < ranFor {
+		return err
+	}
+	slog.Error("the watcher starts anew", "err", err)
+	return errors.Join(err, startAnew(ctx))
 }
 
 // command is the program. Find says how to reach the cluster.
@@ -42,6 +56,7 @@ func command(find func() (*rest.Config, error)) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("find the cluster: %w", err)
 			}
+			config.StartedAnew = startedAnew()
 			config.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			return watcher.Run(c.Context(), config, api)
 		},

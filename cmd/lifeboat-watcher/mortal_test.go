@@ -19,14 +19,13 @@ func runWatcher() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	m := &mortal{orders: os.Getenv(ordersVariable)}
-	c := command(func() (*rest.Config, error) {
+	return run(ctx, func() (*rest.Config, error) {
 		api, err := ctrl.GetConfig()
 		if err == nil {
 			api.Wrap(func(inner http.RoundTripper) http.RoundTripper { return &mortalTransport{m, inner} })
 		}
 		return api, err
 	})
-	return c.ExecuteContext(ctx)
 }
 
 // mortal kills the program right after the API server has answered a given write of

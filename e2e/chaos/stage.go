@@ -160,6 +160,7 @@ func (s *stage) breakAndMend(ctx context.Context, sc scenario) error {
 	if ctx.Err() != nil {
 		return errors.Join(err, ctx.Err())
 	}
+	err = errors.Join(err, s.replaceHeldBack(mending))
 	settled, cancelSettled := context.WithTimeout(ctx, patience)
 	defer cancelSettled()
 	if wholeErr := deploy.Whole(settled, s.cluster, s.api, func(string) {}); wholeErr != nil {

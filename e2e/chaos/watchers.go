@@ -108,12 +108,21 @@ func (s *stage) reached(ctx context.Context, phase v1alpha1.Phase) error {
 	}
 }
 
-// watchers lists the watchers, the leading one first.
-func watchers(ctx context.Context, api client.Client) ([]corev1.Pod, error) {
+// watcherPods lists the watchers.
+func watcherPods(ctx context.Context, api client.Client) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	in := client.InNamespace(v1alpha1.SystemNamespace)
 	if err := api.List(ctx, &pods, in, client.MatchingLabels{"app.kubernetes.io/name": deploy.Watcher}); err != nil {
 		return nil, fmt.Errorf("find the watchers: %w", err)
+	}
+	return pods.Items, nil
+}
+
+// watchers lists the watchers, the leading one first.
+func watchers(ctx context.Context, api client.Client) ([]corev1.Pod, error) {
+	pods, err := watcherPods(ctx, api)
+	if err != nil {
+		return nil, err
 	}
 	var lease coordinationv1.Lease
 	if err := api.Get(ctx, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: deploy.Watcher}, &lease); err != nil {
@@ -122,10 +131,32 @@ func watchers(ctx context.Context, api client.Client) ([]corev1.Pod, error) {
 	leads := func(pod corev1.Pod) bool {
 		return lease.Spec.HolderIdentity != nil && strings.HasPrefix(*lease.Spec.HolderIdentity, pod.Name)
 	}
-	first := slices.IndexFunc(pods.Items, leads)
+	first := slices.IndexFunc(pods, leads)
 	if first < 0 {
 		return nil, fmt.Errorf("find the leading watcher: nobody leads")
 	}
-	pods.Items[0], pods.Items[first] = pods.Items[first], pods.Items[0]
-	return pods.Items, nil
+	pods[0], pods[first] = pods[first], pods[0]
+	return pods, nil
+}
+
+// replaceHeldBack deletes watchers' pods whose next start the kubelet holds back, for up
+// to five minutes: the scenarios before have killed them often, and what this one has
+// shown, it has shown. It says so in the scenario's row.
+func (s *stage) replaceHeldBack(ctx context.Context) error {
+	pods, err := watcherPods(ctx, s.api)
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		if !slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+			return c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff"
+		}) {
+			continue
+		}
+		s.note("a watcher was held back by its kubelet after several deaths; its pod was replaced afterwards")
+		if err := client.IgnoreNotFound(s.api.Delete(ctx, &pod)); err != nil {
+			return fmt.Errorf("replace a watcher that is held back: %w", err)
+		}
+	}
+	return nil
 }
