@@ -54,6 +54,20 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Mi
 	return m, ""
 }
 
+// stopping says why a container that is no part of its pod's state must not be created, or
+// "": the pod is stopped for good. Where the API does not answer, the cache does.
+func (a *Agent) stopping(ctx context.Context, c client.Container) string {
+	var list v1alpha1.MigrationList
+	err := once(ctx, func(ctx context.Context) error { return a.api.List(ctx, &list, inNamespace(c.Namespace)) })
+	if err != nil {
+		err = a.cache.List(ctx, &list, inNamespace(c.Namespace))
+	}
+	if err != nil {
+		return fmt.Sprintf("look whether its pod is moved: %v", err)
+	}
+	return moving(list.Items, c.PodUID)
+}
+
 // sourceFence returns the fence of a Migration's source, nil when there is none. A
 // fence's epoch never falls, so that the cache can be believed when it is enough.
 func (a *Agent) sourceFence(ctx context.Context, m *v1alpha1.Migration) (*v1alpha1.Fence, error) {

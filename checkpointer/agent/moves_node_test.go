@@ -332,6 +332,55 @@ func TestStopThatCannotBe(t *testing.T) {
 	}
 }
 
+// TestStopOfEphemeralContainers: what somebody debugs a pod with stops with it for good,
+// and goes on with it where the stop cannot be.
+func TestStopOfEphemeralContainers(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	for name, copied := range map[string]bool{"stopped": true, "let-go": false} {
+		source := nodetest.NewPod(t, "cart-"+name, "old-"+name)
+		m := planned(v1alpha1.StrategyWarm, accepted, stopping)
+		m.Namespace, m.Name, m.UID, m.Status.Claim = source.Namespace, source.Name+"-2", types.UID("m-"+name), nil
+		m.Spec.Pod = v1alpha1.PodIdentity{Name: source.Name, UID: types.UID(source.UID)}
+		f := newFleet(t, movingPod(source, "here", nil))
+		if !copied {
+			f.check(f.api.Delete(t.Context(), &v1alpha1.Fence{ObjectMeta: metav1.ObjectMeta{Name: "there"}}))
+		}
+		old := source.NewContainer(t, "c-"+name, "main", nodetest.Spec{Args: []string{"counter"}})
+		debugger := source.NewContainer(t, "d-"+name, "debugger", nodetest.Spec{Args: []string{"counter"}})
+		for _, c := range []*nodetest.Container{old, debugger} {
+			c.Start(t)
+			f.runs(c)
+			c.Output.WaitFor(t, "count ")
+		}
+		f.check(f.api.Create(t.Context(), m))
+		f.until(m, "it is told how the stop ended", func(m *v1alpha1.Migration) bool {
+			return m.Status.Source != nil && (m.Status.Source.StoppedAt != nil || m.Status.Source.Error != "")
+		})
+		if m.SourceStopped() != copied {
+			t.Fatalf("%s: %+v", name, m.Status.Source)
+		}
+		group, err := cgroup.ForPath("/sys/fs/cgroup", debugger.CgroupsPath())
+		f.check(err)
+		if copied {
+			if pids, err := group.Procs(); err != nil || len(pids) > 0 {
+				t.Errorf("the pod is stopped, and the debugger's processes are %v: %v", pids, err)
+			}
+		} else {
+			before := number(t, debugger.Output.Last("count "))
+			nodetest.Eventually(t, 5*time.Second, "the debugger goes on", func() bool { return number(t, debugger.Output.Last("count ")) > before })
+		}
+		pod := movingPod(source, "here", nil)
+		again := f.here.create(t.Context(), client.CreateRequest{Container: client.Container{
+			ID: "e-" + name, Name: "debugger-2", Namespace: pod.Namespace, PodName: pod.Name, PodUID: string(pod.UID),
+		}, Epoch: 1}, nil)
+		if (again.Refuse != "") != copied {
+			t.Errorf("%s: another one is refused: %q", name, again.Refuse)
+		}
+	}
+}
+
 // TestStopGoesOnAfterARestart: an earlier checkpointer has left a pod frozen, and a note.
 func TestStopGoesOnAfterARestart(t *testing.T) {
 	if !nodetest.Inside(t) {

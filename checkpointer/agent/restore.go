@@ -112,6 +112,9 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 	if pod != nil {
 		lasting = v1alpha1.LastingContainers(pod)
 		if !slices.Contains(lasting, req.Name) {
+			if why := a.stopping(ctx, req.Container); why != "" {
+				return refuse(why) // an ephemeral container would not be stopped with the others
+			}
 			return client.CreateResponse{} // an init container runs again, before what is restored
 		}
 	}

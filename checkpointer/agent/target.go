@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -65,7 +66,13 @@ func (c *containers) target(ctx context.Context, host criu.Host, pod *corev1.Pod
 	for _, found := range list.Containers {
 		running[found.GetMetadata().GetName()] = found
 	}
-	for _, name := range v1alpha1.LastingContainers(pod) {
+	lasting := v1alpha1.LastingContainers(pod)
+	for name, found := range running {
+		if !slices.Contains(lasting, name) {
+			target.Others = append(target.Others, filepath.Join(runcStates, found.Id))
+		}
+	}
+	for _, name := range lasting {
 		found, ok := running[name]
 		if !ok {
 			return target, fmt.Errorf("%w: %s", errNotRunning, name)

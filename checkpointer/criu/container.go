@@ -106,19 +106,24 @@ func (c *container) namespace(kind string) (runcNamespace, bool) {
 	return c.state.Config.Namespaces[i], true
 }
 
-// findGroup finds the container's own cgroup, as runc has noted it.
-func (c *container) findGroup() error {
-	folder := c.state.CgroupPaths["freezer"]
+// findGroup finds the container's own cgroup.
+func (c *container) findGroup() (err error) {
+	c.group, err = c.state.group()
+	return err
+}
+
+// group is a container's own cgroup, as runc has noted it.
+func (s runcState) group() (cgroup.Group, error) {
+	folder := s.CgroupPaths["freezer"]
 	root := filepath.Join(cgroupRoot, "freezer")
 	if folder == "" {
-		folder, root = c.state.CgroupPaths[""], cgroupRoot
+		folder, root = s.CgroupPaths[""], cgroupRoot
 	}
 	relative, err := filepath.Rel(root, folder)
 	if folder == "" || err != nil || !filepath.IsLocal(relative) {
-		return fmt.Errorf("runc's state names no cgroup that can be frozen: %q", folder)
+		return cgroup.Group{}, fmt.Errorf("runc's state names no cgroup that can be frozen: %q", folder)
 	}
-	c.group, err = cgroup.ForPath(cgroupRoot, "/"+relative)
-	return err
+	return cgroup.ForPath(cgroupRoot, "/"+relative)
 }
 
 func (c *container) findNamespaces() error {

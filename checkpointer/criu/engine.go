@@ -155,9 +155,12 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		held = &Hold{host: e.host}
 		defer func() {
 			if err != nil {
-				err = errors.Join(err, thaw(ctx, dumpers)) // whatever it was, the pod goes on
+				err = errors.Join(err, thaw(ctx, dumpers), held.thawAll(ctx)) // whatever it was, the pod goes on
 			}
 		}()
+		if err := held.takeOthers(ctx, pod.Others); err != nil {
+			return nil, nil, err
+		}
 	}
 	readings, err = pause(ctx, pod, dumpers, s, readings, arena, dir, result, held)
 	if err != nil {

@@ -43,6 +43,45 @@ func (e *Engine) CheckpointAndHold(ctx context.Context, pod PodTarget, dir strin
 	return e.take(ctx, pod, dir, whole, true)
 }
 
+// takeOthers stops the containers that are no part of the checkpoint, before it is taken:
+// they may write to the pod's volumes, too. One that has ended meanwhile needs no stop. It
+// must run within Host.Run, and be followed by thawAll after an error.
+func (h *Hold) takeOthers(ctx context.Context, runcStates []string) error {
+	for _, folder := range runcStates {
+		var state runcState
+		err := readJSON(filepath.Join(folder, "state.json"), &state)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read runc's state of an ephemeral container: %w", err)
+		}
+		group, err := state.group()
+		if err != nil {
+			return err
+		}
+		if !group.Exists() {
+			continue
+		}
+		h.groups = append(h.groups, group)
+		if err := group.Freeze(ctx); err != nil {
+			return fmt.Errorf("stop an ephemeral container: %w", err)
+		}
+	}
+	return nil
+}
+
+// thawAll lets all that is held run, also when ctx has ended.
+func (h *Hold) thawAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTime)
+	defer cancel()
+	var errs []error
+	for _, group := range h.groups {
+		errs = append(errs, group.Thaw(ctx))
+	}
+	return errors.Join(errs...)
+}
+
 // take begins the hold of what CRIU has just let go of, in groups that are frozen. It
 // must run within Host.Run. Each thread is still to be seen on its way from CRIU's
 // stop to the freezer's, on which it runs nothing of its own.

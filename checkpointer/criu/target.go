@@ -14,6 +14,9 @@ type PodTarget struct {
 	// Containers are the pod's running containers, in the order in which they
 	// are to be restored: the first brings back what they share.
 	Containers []Target
+	// Others are runc's state folders of the pod's other running containers, the ephemeral
+	// ones. They are no part of a checkpoint, and stop and go on with a pod that is held.
+	Others []string
 	// EmptyDirs has the folder of each emptyDir volume by the volume's name.
 	EmptyDirs map[string]string
 	// ShmDir is the folder that the containers see as /dev/shm; empty for none.
