@@ -229,8 +229,10 @@ func (c *Cluster) build(ctx context.Context, pause string) error {
 	if err := c.writeKubeconfig(creds); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.paths.images(), 0o755); err != nil {
-		return fmt.Errorf("make folder of images: %w", err)
+	for _, folder := range []string{c.paths.images(), c.paths.shared()} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return fmt.Errorf("make a folder for all machines: %w", err)
+		}
 	}
 	for _, archive := range append([]string{pause}, c.config.Images...) {
 		if err := c.addImage(archive); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/machine"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster/internal/netns"
 )
 
@@ -48,6 +49,10 @@ func (c *Cluster) ListenPacket(ctx context.Context, network, address string) (ne
 	})
 	return conn, err
 }
+
+// SharedFolder is a folder on every node that is the same on all of them, and outlives
+// their power: storage on the network, as far as a volume of kind hostPath can be.
+const SharedFolder = machine.Shared
 
 // Direction is one way through a node's cable, or both.
 type Direction int

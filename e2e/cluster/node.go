@@ -34,7 +34,7 @@ func (c *Cluster) nodeSpec(number int) machine.Spec {
 	const containerd = "/run/containerd/containerd.sock"
 	name := nodeName(number)
 	s := c.baseSpec(name)
-	s.Images = c.paths.images()
+	s.Images, s.Shared = c.paths.images(), c.paths.shared()
 	// Lifeboat's own store beside the two that cannot lie on an overlay.
 	s.Persistent = []string{"/var/lib/containerd", "/var/lib/kubelet", "/var/lib/lifeboat"}
 	s.Services = []machine.Service{

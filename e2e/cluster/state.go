@@ -22,6 +22,7 @@ func (p paths) lock() string                { return filepath.Join(p.dir, "clust
 func (p paths) state() string               { return filepath.Join(p.root(), "cluster.json") }
 func (p paths) kubeconfig() string          { return filepath.Join(p.root(), "kubeconfig") }
 func (p paths) images() string              { return filepath.Join(p.root(), "images") }
+func (p paths) shared() string              { return filepath.Join(p.root(), "shared") }
 func (p paths) netnsDir() string            { return filepath.Join(p.root(), "netns") }
 func (p paths) netns(machine string) string { return filepath.Join(p.netnsDir(), machine) }
 func (p paths) disk(machine string) string  { return filepath.Join(p.root(), "machines", machine) }

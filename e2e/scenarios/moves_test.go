@@ -84,6 +84,14 @@ func move(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.M
 // beginMove asks for a pod's move.
 func beginMove(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.Migration {
 	t.Helper()
+	m := newMove(t, pod, strategy)
+	create(t, m)
+	return m
+}
+
+// newMove is a pod's move that can be asked for.
+func newMove(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alpha1.Migration {
+	t.Helper()
 	checkpoint := &v1alpha1.Checkpoint{}
 	var known v1alpha1.MigrationList
 	if err := api.Get(deadline(t), client.ObjectKeyFromObject(pod), checkpoint); err != nil {
@@ -92,10 +100,8 @@ func beginMove(t *testing.T, pod *corev1.Pod, strategy v1alpha1.Strategy) *v1alp
 	if err := api.List(deadline(t), &known, client.InNamespace(pod.Namespace)); err != nil {
 		t.Fatal(err)
 	}
-	m := v1alpha1.NewMove(pod, v1alpha1.Move{Strategy: strategy, Reason: v1alpha1.MigrationRequested},
+	return v1alpha1.NewMove(pod, v1alpha1.Move{Strategy: strategy, Reason: v1alpha1.MigrationRequested},
 		v1alpha1.NextEpoch(pod, checkpoint, known.Items), time.Now())
-	create(t, m)
-	return m
 }
 
 // closed waits until a Migration has a result.

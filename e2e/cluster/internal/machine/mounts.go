@@ -55,6 +55,9 @@ func mountRoot(s Spec) error {
 	if s.Images != "" {
 		steps = append(steps, func() error { return bind(s.Images, root+images, true) })
 	}
+	if s.Shared != "" {
+		steps = append(steps, func() error { return bind(s.Shared, root+Shared, false) })
+	}
 	for _, inside := range s.Persistent {
 		steps = append(steps, func() error { return bind(s.persistent(inside), root+inside, false) })
 	}

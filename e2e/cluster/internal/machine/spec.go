@@ -20,6 +20,8 @@ const (
 	images = "/opt/cluster/images"
 	// logs holds a file per service.
 	logs = "/var/log/cluster"
+	// Shared is a folder that all machines of a cluster have, as an NFS server's export is.
+	Shared = "/opt/cluster/shared"
 )
 
 // A Spec says what a machine is made of. Paths are the host's, unless said otherwise.
@@ -34,6 +36,8 @@ type Spec struct {
 
 	Binaries string // a folder, seen as Binaries inside
 	Images   string // a folder of image archives to load into containerd; empty: the machine has no containerd
+
+	Shared string // a folder, seen as Shared inside, also by other machines; empty: the machine has none
 
 	// Persistent are folders inside the machine that lie on the host's disk itself,
 	// not on the overlay: containerd's overlays cannot stand on an overlay.
