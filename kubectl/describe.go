@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -109,7 +110,8 @@ func (p *page) migration(m *v1alpha1.Migration, now time.Time) {
 		lost = "Asked"
 		p.line("", "Deadline", (time.Duration(m.Spec.DeadlineSeconds) * time.Second).String())
 	}
-	p.line("", lost, fmt.Sprintf("%s (%s ago)", m.Spec.LostAt.UTC().Format(time.RFC3339), age(now, &m.Spec.LostAt)))
+	began := metav1.NewMicroTime(m.BeganAt())
+	p.line("", lost, fmt.Sprintf("%s (%s ago)", m.BeganAt().UTC().Format(time.RFC3339), age(now, &began)))
 	p.line("", "State", state(m))
 	if s.Held != nil && m.Open() {
 		p.line("", "Waits because", sentence(s.Held.Message))
@@ -176,13 +178,13 @@ func (p *page) phases(m *v1alpha1.Migration) {
 	slices.SortStableFunc(steps, func(x, y v1alpha1.PhaseTime) int { return x.At.Compare(y.At.Time) })
 	p.section("Phases")
 	t := newTable("phase", "at", "after", "took", "what")
-	before := m.Spec.LostAt
+	before := metav1.NewMicroTime(m.BeganAt())
 	for _, step := range steps {
 		what := detail(m, step.Phase)
 		if what == "" {
 			what = " "
 		}
-		t.row(string(step.Phase), step.At.UTC().Format("15:04:05.000"), since(m.Spec.LostAt.Time, step.At.Time), took(max(0, step.At.Sub(before.Time))), what)
+		t.row(string(step.Phase), step.At.UTC().Format("15:04:05.000"), since(m.BeganAt(), step.At.Time), took(max(0, step.At.Sub(before.Time))), what)
 		before = step.At
 	}
 	p.table(t)
@@ -200,10 +202,10 @@ func (p *page) source(m *v1alpha1.Migration) {
 		p.line("  ", "Prepared", fmt.Sprintf("generation %d", s.PreparedGeneration))
 	}
 	if s.PausedAt != nil {
-		p.line("  ", "Paused", since(m.Spec.LostAt.Time, s.PausedAt.Time))
+		p.line("  ", "Paused", since(m.BeganAt(), s.PausedAt.Time))
 	}
 	if s.StoppedAt != nil {
-		p.line("  ", "Stopped", since(m.Spec.LostAt.Time, s.StoppedAt.Time))
+		p.line("  ", "Stopped", since(m.BeganAt(), s.StoppedAt.Time))
 	}
 	if c := s.Checkpoint; c != nil {
 		p.line("  ", "Checkpoint", fmt.Sprintf("generation %d, %s, held by %s", c.Generation, size(c.Bytes), strings.Join(c.Holders, ", ")))
@@ -228,7 +230,7 @@ func (p *page) restore(m *v1alpha1.Migration) {
 	p.section("Restore")
 	p.line("  ", "Generation", generation(r.Generation))
 	if r.ParkedAt != nil {
-		p.line("  ", "Parked", since(m.Spec.LostAt.Time, r.ParkedAt.Time))
+		p.line("  ", "Parked", since(m.BeganAt(), r.ParkedAt.Time))
 	}
 	if r.Attempts > 1 {
 		p.line("  ", "Attempts", itoa(int(r.Attempts)))

@@ -32,8 +32,8 @@ func (p *progress) show(m *v1alpha1.Migration) {
 			continue
 		}
 		p.told[step.Phase] = true
-		// The clocks of this machine and of the cluster may differ.
-		since := max(0, step.At.Sub(m.Spec.LostAt.Time))
+		// The clocks of the cluster's machines may differ.
+		since := max(0, step.At.Sub(m.BeganAt()))
 		line := fmt.Sprintf("%s%7.1fs  %-10s %s", p.prefix, since.Seconds(), step.Phase, detail(m, step.Phase))
 		fprintf(p.out, "%s\n", strings.TrimRight(line, " "))
 	}

@@ -54,7 +54,8 @@ type MigrationSpec struct {
 	// +optional
 	FenceEpoch int64 `json:"fenceEpoch,omitempty"`
 	// LostAt is the last moment at which the source node was known to be alive; of a
-	// planned move it is when the move was asked for. RTO and RPO count from it.
+	// planned move it is when the move was asked for, by the clock of whoever asked. RTO and
+	// RPO count from it; of a planned move only where the API server's clock agrees.
 	LostAt metav1.MicroTime `json:"lostAt"`
 	// TargetNode is where a planned move is to go. Empty leaves it to the scheduler.
 	// +optional
@@ -270,6 +271,18 @@ func (m *Migration) LostPod() types.UID {
 		return types.UID(uid)
 	}
 	return m.Spec.Pod.UID
+}
+
+// BeganAt is the moment from which a Migration's times count: of a failover the last sign
+// of life of the node, of a planned move when it was asked for. That is LostAt, by the
+// clock of whoever asked, where it lies within the second in which the API server created
+// the Migration; else it is that second, as the clocks differ.
+func (m *Migration) BeganAt() time.Time {
+	created := m.CreationTimestamp.Time
+	if m.Planned() && !created.IsZero() && !m.Spec.LostAt.Truncate(time.Second).Equal(created) {
+		return created
+	}
+	return m.Spec.LostAt.Time
 }
 
 // Open says whether the Migration has no result yet.

@@ -75,3 +75,29 @@ func TestNextRequest(t *testing.T) {
 		}
 	}
 }
+
+// TestBeganAt: whoever asks for a move may have a clock that is wrong.
+func TestBeganAt(t *testing.T) {
+	created := time.Date(2026, 3, 1, 12, 0, 5, 0, time.UTC)
+	for name, tc := range map[string]struct {
+		strategy    Strategy
+		asked, want time.Duration // after creation
+	}{
+		"it agrees":                 {StrategyLive, 400 * time.Millisecond, 400 * time.Millisecond},
+		"it is ahead":               {StrategyLive, time.Hour, 0},
+		"it is behind":              {StrategyLive, -time.Minute, 0},
+		"a failover began before":   {StrategyFailover, -3 * time.Second, -3 * time.Second},
+		"it was asked just before":  {StrategyLive, -time.Millisecond, 0},
+		"the last moment that fits": {StrategyLive, time.Second - time.Microsecond, time.Second - time.Microsecond},
+	} {
+		m := &Migration{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(created)},
+			Spec: MigrationSpec{Strategy: tc.strategy, LostAt: metav1.NewMicroTime(created.Add(tc.asked))}}
+		if got := m.BeganAt(); !got.Equal(created.Add(tc.want)) {
+			t.Errorf("%s: it began at %s", name, got)
+		}
+	}
+	m := &Migration{Spec: MigrationSpec{Strategy: StrategyLive, LostAt: metav1.NewMicroTime(created)}}
+	if !m.BeganAt().Equal(created) {
+		t.Error("one that is not created yet has no time of the server's")
+	}
+}

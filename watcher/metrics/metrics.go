@@ -175,7 +175,7 @@ func (m *Metrics) Recovery(migration *v1alpha1.Migration) {
 	if s.Result == v1alpha1.ResultWithdrawn {
 		return
 	}
-	before := migration.Spec.LostAt.Time
+	before := migration.BeganAt()
 	for _, p := range s.Phases {
 		m.phases.WithLabelValues(string(p.Phase)).Observe(max(0, p.At.Sub(before).Seconds()))
 		before = p.At.Time
@@ -196,7 +196,7 @@ func (m *Metrics) Move(migration *v1alpha1.Migration) {
 	if s.Result == v1alpha1.ResultWithdrawn || s.Result == v1alpha1.ResultFailed {
 		return
 	}
-	before := migration.Spec.LostAt.Time
+	before := migration.BeganAt()
 	for _, p := range s.Phases {
 		m.movePhases.WithLabelValues(string(p.Phase)).Observe(max(0, p.At.Sub(before).Seconds()))
 		before = p.At.Time

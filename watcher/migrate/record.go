@@ -62,7 +62,7 @@ func conclude(m *v1alpha1.Migration, v Verdict) {
 	s := &m.Status
 	s.Result, s.Reason, s.Message = v.Result, v.Reason, v.Message
 	if at, ok := m.PhaseAt(v1alpha1.PhaseReady); ok {
-		rto := at.Sub(m.Spec.LostAt.Time)
+		rto := at.Sub(m.BeganAt())
 		s.RTOSeconds, s.RTO = rto.Seconds(), forPeople(rto)
 	}
 	if m.Planned() {

@@ -125,7 +125,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		pod := &pods[i]
 		// Of interchangeable pods, those that are older than the loss are the lost
 		// pod's siblings. Creation times have whole seconds.
-		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.Spec.LostAt.Unix()
+		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.BeganAt().Unix()
 		if !taken[pod.UID] && !sibling && pod.DeletionTimestamp == nil {
 			free = append(free, pod)
 		}

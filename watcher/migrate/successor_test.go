@@ -200,3 +200,16 @@ func TestCovers(t *testing.T) {
 		})
 	}
 }
+
+// TestSuccessorOfAMoveThatAWrongClockAskedFor: it is no older than the move, whatever the
+// clock of whoever asked said.
+func TestSuccessorOfAMoveThatAWrongClockAskedFor(t *testing.T) {
+	m := deleted(func(m *v1alpha1.Migration) {
+		m.Spec.Strategy, m.Spec.Pod.OwnerKind, m.Spec.LostAt = v1alpha1.StrategyLive, "ReplicaSet", micro(3600)
+	})
+	next := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "cart-x", Namespace: "shop", UID: "new", CreationTimestamp: metav1.NewTime(at(3)),
+		OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", UID: m.Spec.Pod.OwnerUID, Controller: ptr.To(true)}}}}
+	if got := candidate(m, []v1alpha1.Migration{*m}, []corev1.Pod{next}); got == nil {
+		t.Error("it has no successor")
+	}
+}
