@@ -61,6 +61,7 @@ func TestAPI(t *testing.T) {
 		t.Error("an answer that breaks the specification goes unnoticed")
 	}
 	a.notes(u)
+	a.underWay(u)
 	a.ends(u)
 	a.wired(u)
 }

@@ -106,3 +106,67 @@ func (a *restAPI) notes(u users) {
 		t.Errorf("cancel a move: %v", err)
 	}
 }
+
+// underWay: who may delete Migrations may not delete one by which a pod is being moved, or
+// recovered: nobody would finish that.
+func (a *restAPI) underWay(u users) {
+	t := a.t
+	mover, err := client.New(a.Config(u.mover), client.Options{Scheme: a.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		strategy v1alpha1.Strategy
+		status   v1alpha1.MigrationStatus
+		refused  bool
+	}{
+		"asked-for":     {strategy: v1alpha1.StrategyLive},
+		"held":          {strategy: v1alpha1.StrategyLive, status: v1alpha1.MigrationStatus{Held: &v1alpha1.Held{Reason: v1alpha1.HeldMoveLimit, Since: metav1.NowMicro()}}},
+		"accepted":      {strategy: v1alpha1.StrategyLive, status: phased(v1alpha1.PhaseAccepted), refused: true},
+		"stopped":       {strategy: v1alpha1.StrategyCold, status: phased(v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping, v1alpha1.PhaseStopped), refused: true},
+		"closed":        {strategy: v1alpha1.StrategyLive, status: v1alpha1.MigrationStatus{Phases: phased(v1alpha1.PhaseAccepted).Phases, Result: v1alpha1.ResultWithdrawn}},
+		"lost":          {strategy: v1alpha1.StrategyFailover, refused: true},
+		"lost-restored": {strategy: v1alpha1.StrategyFailover, status: v1alpha1.MigrationStatus{Result: v1alpha1.ResultRestored}},
+	} {
+		m := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "under-way-" + name}, Spec: v1alpha1.MigrationSpec{
+			Pod: v1alpha1.PodIdentity{Name: "p-" + name, UID: "u"}, SourceNode: "n1", Strategy: tc.strategy, Reason: v1alpha1.MigrationRequested, Epoch: 1, LostAt: metav1.NowMicro()}}
+		if err := a.Create(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		m.Status = tc.status
+		if err := a.Status().Update(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		remove := func(ctx context.Context) error { return mover.Delete(ctx, m) }
+		if !tc.refused {
+			if err := remove(t.Context()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		controlplane.Eventually(t, 30*time.Second, name+" is not deleted", func(ctx context.Context) error {
+			err := mover.Delete(ctx, m, client.DryRunAll)
+			if err == nil {
+				return errors.New("it may be deleted")
+			}
+			if !strings.Contains(err.Error(), "kubectl lifeboat cancel") {
+				return err
+			}
+			return nil
+		})
+		if err := remove(t.Context()); err == nil {
+			t.Errorf("%s: it is deleted", name)
+		}
+		if err := a.Delete(t.Context(), m); err != nil { // who may do everything anyway
+			t.Fatal(err)
+		}
+	}
+}
+
+func phased(phases ...v1alpha1.Phase) (status v1alpha1.MigrationStatus) {
+	for _, phase := range phases {
+		status.Phase = phase
+		status.Phases = append(status.Phases, v1alpha1.PhaseTime{Phase: phase, At: metav1.NowMicro()})
+	}
+	return status
+}
