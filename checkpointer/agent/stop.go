@@ -71,9 +71,7 @@ func (a *Agent) stopForMove(ctx context.Context, seen *v1alpha1.Migration) (told
 		return true
 	}
 	a.engine.Forget(string(m.Spec.Pod.UID))
-	if m.Spec.Strategy == v1alpha1.StrategyLive {
-		go a.copyLastLater(ctx, m, status.Checkpoint.Generation)
-	}
+	go a.copyLastLater(ctx, m, status.Checkpoint.Generation)
 	return true
 }
 
@@ -329,31 +327,41 @@ func (a *Agent) awaitDrained(ctx context.Context, pod *corev1.Pod) error {
 // restoredBy bounds how long the copies of the last generation wait for the restore.
 const restoredBy = 30 * time.Second
 
-// copyLastLater copies the last generation of a live move to other nodes, after the
-// pod runs again: until then its pages are wanted elsewhere. It does not matter to the
-// move whether that succeeds.
+// copyLastLater copies the last generation to where it is to be beside the move's own
+// copies, after the pod runs again: until then its pages are wanted elsewhere. A live move
+// has none of its own. It does not matter to the move whether that succeeds.
 func (a *Agent) copyLastLater(ctx context.Context, m *v1alpha1.Migration, generation int64) {
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
-	deadline := time.After(restoredBy)
-	for waiting := true; waiting; {
+	open := a.awaitRestored(ctx, m)
+	key := store.Key{Namespace: m.Namespace, PodUID: string(m.Spec.Pod.UID)}
+	if open && m.Spec.Strategy == v1alpha1.StrategyLive { // holders take nothing of a move that is closed
+		holders, sent, err := a.replicate(ctx, key, generation, v1alpha1.DefaultReplicas, nil)
+		a.log.Info("last generation of a moved pod was copied", "pod", m.Namespace+"/"+m.Spec.Pod.Name, "generation", generation, "holders", holders, "bytes", sent, "err", err)
+	}
+	if a.bucket != nil {
+		a.bucket.follow(context.WithoutCancel(ctx), key, generation, a.cfg.Retain)
+	}
+}
+
+// awaitRestored waits until a container of the moved pod has come back elsewhere, or the
+// move is closed, but no longer than restoredBy. It returns whether the move is open.
+func (a *Agent) awaitRestored(ctx context.Context, m *v1alpha1.Migration) (open bool) {
+	ctx, cancel := context.WithTimeout(ctx, restoredBy)
+	defer cancel()
+	for {
 		changed := a.changes.wait()
 		current := a.cachedMigration(ctx, m)
 		if current == nil || !current.Open() {
-			return
+			return false
 		}
 		if r := current.Status.Restore; r != nil && len(r.Containers) > 0 {
-			break
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-deadline:
-			waiting = false
+			return true
 		case <-changed:
 		}
 	}
-	key := store.Key{Namespace: m.Namespace, PodUID: string(m.Spec.Pod.UID)}
-	holders, sent, err := a.replicate(ctx, key, generation, v1alpha1.DefaultReplicas, nil)
-	a.log.Info("last generation of a moved pod was copied", "pod", m.Namespace+"/"+m.Spec.Pod.Name, "generation", generation, "holders", holders, "bytes", sent, "err", err)
 }
