@@ -224,7 +224,8 @@ type MigrationStatus struct {
 	// Downtime is DowntimeSeconds for people.
 	// +optional
 	Downtime string `json:"downtime,omitempty"`
-	// Conditions has one of type DisruptionTarget, written before the old pod is deleted.
+	// Conditions has one of type DisruptionTarget, written before the old pod is deleted,
+	// and of a planned move perhaps one of type HoldingConnections, see planned.go.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -351,6 +352,9 @@ type RestoreStatus struct {
 	// runtime's create, with sandbox, network and mounts ready.
 	// +optional
 	ParkedAt *metav1.MicroTime `json:"parkedAt,omitempty"`
+	// Holding is where connections wait for a pod that is parked, or was.
+	// +optional
+	Holding *Holding `json:"holding,omitempty"`
 	// Hooks are those that were called in the restored pod.
 	// +optional
 	Hooks []HookResult `json:"hooks,omitempty"`

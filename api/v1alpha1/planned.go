@@ -1,6 +1,11 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // A planned move has these steps. The watcher writes each; who does it is in brackets.
 //
@@ -40,6 +45,23 @@ const AnnotationCancel = "lifeboat.dev/cancel"
 // AnnotationPodLabels on a planned Migration has the moved pod's labels as they were
 // before it was released, as JSON. They are noted before, and put back by a withdrawal.
 const AnnotationPodLabels = "lifeboat.dev/pod-labels"
+
+// AnnotationHoldPorts on a planned Migration has the TCP ports of the moved pod for which
+// the node that its successor waits on is to hold connections, as "80,8080". The watcher
+// writes it; without it none are held.
+const AnnotationHoldPorts = "lifeboat.dev/hold-ports"
+
+// ConditionHoldingConnections is True on a planned Migration while EndpointSlices of
+// Lifeboat's exist for it, by which connections wait for the moved pod; and False when
+// they are gone again. Where it is missing there were none.
+const ConditionHoldingConnections = "HoldingConnections"
+
+// Reasons of ConditionHoldingConnections.
+const (
+	ReasonHolding  = "Holding"  // connections are led to where they can wait, or are about to be
+	ReasonNotHeld  = "NotHeld"  // they cannot wait, or not any more; the message says why
+	ReasonReleased = "Released" // the pod's own endpoints are in use again
+)
 
 // Reasons of a planned move that was withdrawn or failed, in MigrationStatus.Reason.
 const (
@@ -81,6 +103,50 @@ type SourceStatus struct {
 	// Hooks are those that were called in the pod.
 	// +optional
 	Hooks []HookResult `json:"hooks,omitempty"`
+}
+
+// Holding is where connections wait for a pod that is not there yet.
+type Holding struct {
+	// PodIPs are the pod's addresses as the container runtime tells them. The pod's own
+	// status has them only later.
+	PodIPs []string `json:"podIPs"`
+	// Ports are where they wait, by the pod's own ports.
+	// +listType=map
+	// +listMapKey=port
+	Ports []HoldPort `json:"ports"`
+}
+
+// HoldPort is where connections to one TCP port of a pod wait for it.
+type HoldPort struct {
+	// Port is the pod's own port.
+	Port int32 `json:"port"`
+	// HoldPort is the port, at the same addresses, at which they wait.
+	HoldPort int32 `json:"holdPort"`
+}
+
+// At is the port at which connections to a port of the pod wait, 0 where they do not.
+func (h *Holding) At(port int32) int32 {
+	if h != nil {
+		for _, p := range h.Ports {
+			if p.Port == port {
+				return p.HoldPort
+			}
+		}
+	}
+	return 0
+}
+
+// PortsToHold are the ports of AnnotationHoldPorts, nil where it is missing or is none.
+func (m *Migration) PortsToHold() []int32 {
+	var ports []int32
+	for word := range strings.SplitSeq(m.Annotations[AnnotationHoldPorts], ",") {
+		port, err := strconv.ParseUint(word, 10, 16)
+		if err != nil || port == 0 {
+			return nil
+		}
+		ports = append(ports, int32(port))
+	}
+	return ports
 }
 
 // HookResult is what came of calling one hook.

@@ -92,6 +92,8 @@ type Agent struct {
 	hooks hooks.Caller
 	// copies bounds how fast copies are sent; nil for no bound.
 	copies *transfer.Limiter
+	// connections are those that are held for pods that wait here.
+	connections connections
 	// changes tells that a Migration has changed.
 	changes changes
 

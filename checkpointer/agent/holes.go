@@ -189,7 +189,7 @@ func restorePatch(m *v1alpha1.Migration, status v1alpha1.RestoreStatus) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	fields := map[string]any{"generation": nil, "takenAt": nil, "containers": nil, "skipped": nil, "attempts": nil}
+	fields := map[string]any{"generation": nil, "takenAt": nil, "containers": nil, "skipped": nil, "attempts": nil, "holding": nil}
 	if before := m.Status.Restore; before != nil && before.PodUID != status.PodUID {
 		fields["parkedAt"], fields["committedAt"], fields["hooks"] = nil, nil, nil
 	}

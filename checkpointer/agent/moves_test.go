@@ -210,7 +210,7 @@ func park(t *testing.T) *parking {
 	}
 	go func() {
 		defer close(p.ended)
-		p.got, p.refused = p.park(context.Background(), p.restore(), m, pod, waiting, p.gone)
+		p.got, p.refused = p.park(context.Background(), p.restore(), m, pod, client.CreateRequest{Container: waiting}, p.gone)
 	}()
 	return p
 }
@@ -243,6 +243,7 @@ func (p *parking) change(lags bool, change func(*v1alpha1.Migration)) {
 		}
 	}
 	p.changes.tell()
+	synctest.Wait() // until it is taken up: it may write to the same Migration
 }
 
 func (p *parking) reported() *v1alpha1.RestoreStatus {
@@ -272,9 +273,8 @@ func TestPark(t *testing.T) {
 		"the move is given up":   {happens: func(p *parking) { p.change(false, givenUp) }},
 		"the move is withdrawn":  {happens: func(p *parking) { p.change(false, withdrew) }},
 		"the cache says more than the API": {happens: func(p *parking) { // a claim that was taken back meanwhile
-			p.change(false, stopped)
 			p.change(true, func(m *v1alpha1.Migration) { m.Status.Claim = nil })
-			p.changes.tell()
+			p.change(false, stopped)
 		}},
 		"the pod is deleted":   {happens: func(p *parking) { _ = p.cache.Delete(context.Background(), p.pod) }, within: lookAgainEvery},
 		"the runtime has gone": {happens: func(p *parking) { close(p.gone) }},

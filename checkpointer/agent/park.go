@@ -26,7 +26,8 @@ const (
 // park has a container wait until its source has stopped, and returns the Migration as
 // the API has it then, or why the container must not be created now. gone is closed
 // when nobody waits for the answer any more.
-func (a *Agent) park(ctx context.Context, r *restore, m *v1alpha1.Migration, pod *corev1.Pod, c client.Container, gone <-chan struct{}) (_ *v1alpha1.Migration, refused string) {
+func (a *Agent) park(ctx context.Context, r *restore, m *v1alpha1.Migration, pod *corev1.Pod, req client.CreateRequest, gone <-chan struct{}) (_ *v1alpha1.Migration, refused string) {
+	c := req.Container
 	log := a.log.With("pod", c.Namespace+"/"+c.PodName, "container", c.Name, "migration", m.Name)
 	until := time.After(parkTime)
 	// While it waits the pod must not start by itself, whoever else is gone.
@@ -56,8 +57,9 @@ func (a *Agent) park(ctx context.Context, r *restore, m *v1alpha1.Migration, pod
 			case !parks(m):
 				return m, ""
 			}
-		case !parked(current):
-			a.reportRestore(ctx, m, status)
+		default:
+			a.hold(ctx, r, current, pod, req)
+			a.tellParked(ctx, r, m, current, status)
 		}
 		select {
 		case <-changed:

@@ -131,7 +131,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 			return refuse("the API does not say whether its pod is to wait")
 		}
 		claim := m
-		if m, why = a.park(ctx, r, m, pod, req.Container, gone); why == "" {
+		if m, why = a.park(ctx, r, m, pod, req, gone); why == "" {
 			why = a.awaitPermission(ctx, req.Epoch) // it may have run out meanwhile
 		}
 		select {
@@ -351,6 +351,13 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 func (a *Agent) finish(ctx context.Context, podUID string, r *restore, entry v1alpha1.ContainerRestore) (complete bool) {
 	r.status.Containers = append(r.status.Containers, entry)
 	complete = r.complete()
+	switch {
+	case complete:
+		a.connections.release(podUID)
+	case entry.Result != v1alpha1.ResultRestored: // it begins anew: who waited does so, too
+		a.connections.set(podUID, nil)
+		r.status.Holding = nil
+	}
 	a.reportRestore(ctx, r.migration, *r.status.DeepCopy())
 	if len(r.filling) == 0 {
 		a.forget(podUID, r)
