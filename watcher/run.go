@@ -63,6 +63,8 @@ type Config struct {
 	Triggers trigger.Config
 	// Moves bounds how many pods are moved on purpose at a time.
 	Moves move.Limits
+	// HoldConnections has connections wait while a pod is moved live.
+	HoldConnections bool
 	// StartedAnew is how often this process has started anew by itself.
 	StartedAnew int
 	Log         *slog.Logger
@@ -156,7 +158,7 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	driver := &migrate.Driver{
 		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: mgr.GetEventRecorder("lifeboat-watcher"),
 		Members: members, Holders: holders, Peers: asked, Metrics: metrics.New(ctrlmetrics.Registry),
-		Terms: permission.Default, Moves: config.Moves, Namespace: config.Namespace, Log: log,
+		Terms: permission.Default, Moves: config.Moves, HoldConnections: config.HoldConnections, Namespace: config.Namespace, Log: log,
 	}
 	if err := driver.SetupWithManager(ctx, mgr); err != nil {
 		return err

@@ -69,6 +69,7 @@ func command(find func() (*rest.Config, error)) *cobra.Command {
 	flags.IntVar(&config.MemberPort, "member-port", membership.DefaultPort, "port of the membership, the same on every node")
 	flags.IntVar(&config.Moves.PerNode, "moves-per-node", move.DefaultLimits.PerNode, "how many pods are moved on purpose from and to one node at a time")
 	flags.IntVar(&config.Moves.Cluster, "moves-at-once", move.DefaultLimits.Cluster, "how many pods are moved on purpose at a time")
+	flags.BoolVar(&config.HoldConnections, "hold-connections", true, "have new connections wait while a pod is moved live, where its Services allow it")
 	config.Triggers.AddFlags(flags)
 	flags.TextVar(&level, "log-level", level, "debug, info, warn or error")
 	return c

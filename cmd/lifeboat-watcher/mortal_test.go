@@ -55,7 +55,8 @@ func (m *mortalTransport) RoundTrip(request *http.Request) (*http.Response, erro
 func ofRecovery(request *http.Request) bool {
 	path := request.URL.Path
 	return request.Method != http.MethodGet && (strings.Contains(path, "/fences") ||
-		strings.Contains(path, "/namespaces/shop/migrations") || strings.Contains(path, "/namespaces/shop/pods"))
+		strings.Contains(path, "/namespaces/shop/migrations") || strings.Contains(path, "/namespaces/shop/pods") ||
+		strings.Contains(path, "/namespaces/shop/endpointslices"))
 }
 
 func (m *mortal) written(request *http.Request) {

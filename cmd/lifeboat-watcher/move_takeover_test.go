@@ -42,6 +42,7 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 	c.serve(t, app)
 	old := c.makePod(t, app+"-1", ofDeployment(app), onNode("n1"), admitted)
 	c.run(t, old)
+	defer c.endpoints(t, app)()
 	wore, owners := maps.Clone(old.Labels), old.OwnerReferences
 	leader := c.leader(t)
 	if err := os.WriteFile(leader.orders, []byte(strconv.Itoa(after)), 0o600); err != nil {
@@ -50,7 +51,7 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 	m := c.move(t, old, v1alpha1.Move{Strategy: v1alpha1.StrategyLive})
 	next := c.succeed(t, m, old, app+"-2", "n3")
 	c.prepare(t, m)
-	c.park(t, m, next)
+	c.parkHolding(t, m, next)
 	c.reached(t, m, v1alpha1.PhaseStopping)
 	result := v1alpha1.ResultRestored
 	if fails {
@@ -70,6 +71,8 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 		t.Errorf("%s: result %s, reason %s: %s", app, m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
 	c.toldOnce(t, m, result)
+	c.leads(t, app, "")
+	c.heldReason(t, m, metav1.ConditionFalse, v1alpha1.ReasonReleased)
 
 	what, err := os.ReadFile(leader.orders + ".done")
 	died = err == nil

@@ -27,6 +27,8 @@ type Shop struct {
 	Cluster   *cluster.Cluster
 	Client    client.Client
 	Namespace string
+	// ShopperArgs are further arguments of the shopper.
+	ShopperArgs []string
 	// AfterCut, when set, is called as soon as the power is cut.
 	AfterCut func(ctx context.Context, lost *corev1.Pod) error
 
@@ -127,6 +129,7 @@ func (s *Shop) SendShopper(ctx context.Context) (*corev1.Pod, error) {
 	s.shoppers++
 	visitor := workload.ShopperPod(s.Namespace, node)
 	visitor.Spec.Containers[0].Args = append(visitor.Spec.Containers[0].Args, fmt.Sprintf("--cart=shopper-%d", s.shoppers))
+	visitor.Spec.Containers[0].Args = append(visitor.Spec.Containers[0].Args, s.ShopperArgs...)
 	if err := s.Client.Create(ctx, visitor); err != nil {
 		return nil, fmt.Errorf("create the shopper: %w", err)
 	}

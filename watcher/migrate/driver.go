@@ -36,7 +36,7 @@ const (
 	nodeIndex = "spec.nodeName"
 )
 
-// Driver carries out what the watcher decides. All fields but Moves are required.
+// Driver carries out what the watcher decides. All fields but Moves and HoldConnections are required.
 type Driver struct {
 	// Client reads from the manager's cache, Reader from the API server.
 	Client client.Client
@@ -52,6 +52,8 @@ type Driver struct {
 	Decide decide.Config
 	// Moves bounds the planned moves; where it is zero it is move.DefaultLimits.
 	Moves move.Limits
+	// HoldConnections has connections wait while a pod is moved live, where that is possible.
+	HoldConnections bool
 	// Namespace is Lifeboat's own.
 	Namespace string
 	Log       *slog.Logger
@@ -70,6 +72,8 @@ type Driver struct {
 	// by UID, that were accepted a moment ago.
 	accepting sync.Mutex
 	accepted  sync.Map
+	// slicesSeen is what was last seen of the EndpointSlices of moves, by their UIDs.
+	slicesSeen sync.Map
 }
 
 // Peers asks the peers of a node for promises, see peers.Client.

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -34,10 +35,7 @@ func (d *Driver) reconcileMove(ctx context.Context, m *v1alpha1.Migration) (reco
 			continue // its annotations were written, and it is as the API server has it now
 		}
 		if equality.Semantic.DeepEqual(before.Status, m.Status) {
-			if look.IsZero() {
-				return reconcile.Result{}, nil
-			}
-			return reconcile.Result{RequeueAfter: max(time.Millisecond, time.Until(look))}, nil
+			return lookAt(look), nil
 		}
 		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
@@ -51,7 +49,24 @@ func (d *Driver) reconcileMove(ctx context.Context, m *v1alpha1.Migration) (reco
 	if m.Open() {
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{}, d.tellClosed(ctx, m)
+	look, err := d.tendClosed(ctx, m)
+	return lookAt(look), errors.Join(err, d.tellClosed(ctx, m))
+}
+
+// lookAt asks for another look, zero for only after a change.
+func lookAt(look time.Time) reconcile.Result {
+	if look.IsZero() {
+		return reconcile.Result{}
+	}
+	return reconcile.Result{RequeueAfter: max(time.Millisecond, time.Until(look))}
+}
+
+// sooner is the earlier of two moments; zero is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // moveOn does the next step of a move, and notes in m what it has completed. It returns
@@ -65,7 +80,12 @@ func (d *Driver) moveOn(ctx context.Context, m *v1alpha1.Migration) (time.Time, 
 		return again, err
 	}
 	d.observe(m, v.Successor, v.Now)
-	return d.carryOut(ctx, v, move.Next(v))
+	if err := d.viewHolding(ctx, v); err != nil {
+		return time.Time{}, err
+	}
+	held := d.tendHolding(ctx, v)
+	look, err := d.carryOut(ctx, v, move.Next(v))
+	return sooner(look, held), err
 }
 
 // view gathers what the next step of a move depends on.

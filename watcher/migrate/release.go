@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -71,17 +70,14 @@ func (d *Driver) setLabels(ctx context.Context, pod *corev1.Pod, changed map[str
 
 // selectedBy are the keys of a pod's labels by which Services select it, sorted.
 func (d *Driver) selectedBy(ctx context.Context, pod *corev1.Pod) ([]string, error) {
-	var services corev1.ServiceList
-	if err := d.Reader.List(ctx, &services, client.InNamespace(pod.Namespace)); err != nil {
-		return nil, fmt.Errorf("list services in %s: %w", pod.Namespace, err)
+	services, err := d.servicesOf(ctx, pod.Namespace, pod.Labels)
+	if err != nil {
+		return nil, err
 	}
 	keys := map[string]bool{}
-	for i := range services.Items {
-		selector := services.Items[i].Spec.Selector
-		if len(selector) > 0 && labels.SelectorFromSet(selector).Matches(labels.Set(pod.Labels)) {
-			for key := range selector {
-				keys[key] = true
-			}
+	for i := range services {
+		for key := range services[i].Spec.Selector {
+			keys[key] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(keys)), nil

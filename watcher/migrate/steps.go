@@ -32,6 +32,8 @@ func (d *Driver) carryOut(ctx context.Context, v *move.View, step move.Step) (ti
 		return again, d.keep(ctx, m, v.Pod)
 	case move.Claim:
 		m.Status.Claim = &v1alpha1.Claim{PodName: v.Successor.Name, PodUID: v.Successor.UID, NodeName: v.Successor.Spec.NodeName, At: metav1.NewMicroTime(v.Now)}
+	case move.AskToHold, move.BeginHolding, move.ShowOld, move.ShowNew, move.StopHolding:
+		return d.holdStep(ctx, v, step)
 	case move.LeaveServices:
 		return again, d.leaveServices(ctx, v.Pod, v.Selected)
 	case move.Stop:
@@ -252,6 +254,7 @@ func (d *Driver) tellMove(before, m *v1alpha1.Migration) {
 		d.Events.Eventf(m, nil, corev1.EventTypeNormal, "MoveHeld", "Move", "The move waits (%s): %s.", held.Reason, held.Message)
 	}
 	d.tellUnclaimed(before, m)
+	d.tellHolding(before, m)
 	if m.Status.Phase != before.Status.Phase {
 		d.Log.Info("a planned move goes on", "migration", m.Namespace+"/"+m.Name, "node", m.Spec.SourceNode, "strategy", m.Spec.Strategy, "phase", m.Status.Phase)
 	}

@@ -75,12 +75,17 @@ func beforeStop(v *View) Step {
 		return Step{Do: Keep}
 	case first && (!m.Released() || v.Pod.Labels[labelHash] != hash(m)):
 		return Step{Do: Release}
+	case askToHold(v):
+		return Step{Do: AskToHold}
 	case m.Spec.Strategy == v1alpha1.StrategyLive && !m.Reached(v1alpha1.PhasePrepared):
 		return Step{Do: Wait, Look: Deadline(m)}
 	case !first:
 		return Step{Do: Stop}
 	}
 	if step, ok := awaitSuccessor(v); !ok {
+		return step
+	}
+	if step, ok := holdBeforeStop(v); ok {
 		return step
 	}
 	if len(v.Selected) > 0 {

@@ -30,6 +30,9 @@ type View struct {
 	// Selected are the keys of Pod's labels by which Services select it now. They are
 	// known only when the pod is about to be stopped.
 	Selected []string
+	// Holding is what is known of connections that are to wait while Pod is stopped, nil
+	// where none are to, or where that does not matter yet.
+	Holding *Holding
 	// Successor is the pod that takes Pod's place, nil while there is none.
 	Successor *corev1.Pod
 	// SourceFenced says that the source node is fenced, and TargetFenced that the node of
@@ -71,6 +74,12 @@ const (
 	Release       Do = "Release"       // note the pod's labels in the Migration, and change the one its owner selects it by
 	Keep          Do = "Keep"          // note a bare pod's manifest, or the pod's siblings, in the Migration
 	Claim         Do = "Claim"         // note the successor in a Migration that no scheduler claims
+	AskToHold     Do = "AskToHold"     // note in the Migration to which ports connections are to be held
+	BeginHolding  Do = "BeginHolding"  // note in the Migration that own EndpointSlices are about to exist
+	ShowOld       Do = "ShowOld"       // have them lead to the pod
+	ShowNew       Do = "ShowNew"       // have them lead to where connections wait for its successor
+	StopHolding   Do = "StopHolding"   // note in the Migration why connections do not wait
+	EndHolding    Do = "EndHolding"    // remove the own EndpointSlices, and note that they are gone
 	LeaveServices Do = "LeaveServices" // take away the labels by which Services select the pod
 	Stop          Do = "Stop"          // stamp Stopping
 	NoteStopped   Do = "NoteStopped"   // stamp Stopped, and take over what the source says of the last generation

@@ -47,14 +47,17 @@ func run(ctx context.Context, args []string) error {
 		id := flags.String("cart", "alice", "cart to fill")
 		every := flags.Duration("every", 25*time.Millisecond, "pause between two requests")
 		timeout := flags.Duration("timeout", 250*time.Millisecond, "what one request may take")
+		fresh := flags.Bool("new-connections", false, "make a new connection for each request")
 		if err := flags.Parse(args[1:]); err != nil {
 			return err
 		}
 		if *service == "" {
 			return errors.New("--service must name the cart service, as http://10.96.0.7:80")
 		}
+		client := cart.ShopperHTTP(*timeout)
+		client.Transport.(*http.Transport).DisableKeepAlives = *fresh
 		shopper := &cart.Shopper{
-			Service: cart.Client{URL: *service, HTTP: cart.ShopperHTTP(*timeout)},
+			Service: cart.Client{URL: *service, HTTP: client},
 			Cart:    *id, Every: *every, Timeout: *timeout,
 		}
 		go shopper.Run(ctx)
