@@ -82,12 +82,15 @@ func (d *Driver) lookAtHolding(ctx context.Context, v *move.View) error {
 			return err
 		}
 	}
-	now := seen{shown: h.Shown, old: h.Old, new: h.New, since: v.Now}
-	if before, ok := d.slicesSeen.Load(m.UID); ok && before.(seen).shown == now.shown && before.(seen).old == now.old && before.(seen).new == now.new {
-		now = before.(seen)
+	h.Since = v.Now
+	if move.Holds(m) { // and is forgotten when it does not any more
+		now := seen{shown: h.Shown, old: h.Old, new: h.New, since: v.Now}
+		if before, ok := d.slicesSeen.Load(m.UID); ok && before.(seen).shown == now.shown && before.(seen).old == now.old && before.(seen).new == now.new {
+			now = before.(seen)
+		}
+		d.slicesSeen.Store(m.UID, now)
+		h.Since = now.since
 	}
-	d.slicesSeen.Store(m.UID, now)
-	h.Since = now.since
 	v.Holding = h
 	return nil
 }
