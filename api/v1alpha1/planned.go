@@ -19,8 +19,8 @@ import (
 //	Deleted    and on, as after a loss; Created and Scheduled first
 //	           where the successor exists already
 //
-// Until Stopping the move can be withdrawn, and the pod has noticed nothing. After it
-// the source says how it ended: with SourceStatus.StoppedAt, or with an Error, and then
+// Until Stopping the move can be withdrawn, and the pod has noticed nothing, and for as
+// long as the source has not noted SourceStatus.BeganAt. After it the source says how it ended: with SourceStatus.StoppedAt, or with an Error, and then
 // the pod runs on there. Nobody may restore before StoppedAt is written.
 //
 // Replace and Application have Accepted, Created, Scheduled, Ready of the successor
@@ -83,6 +83,10 @@ type SourceStatus struct {
 	PreparedAt *metav1.MicroTime `json:"preparedAt,omitempty"`
 	// +optional
 	PreparedGeneration int64 `json:"preparedGeneration,omitempty"`
+	// BeganAt is when it began to stop the pod. It is written before, and only while the
+	// move is not being given up: until then the pod runs, and the move can be.
+	// +optional
+	BeganAt *metav1.MicroTime `json:"beganAt,omitempty"`
 	// PausedAt is when the pod's processes were frozen for the last time.
 	// +optional
 	PausedAt *metav1.MicroTime `json:"pausedAt,omitempty"`

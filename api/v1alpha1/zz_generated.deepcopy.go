@@ -802,6 +802,10 @@ func (in *SourceStatus) DeepCopyInto(out *SourceStatus) {
 		in, out := &in.PreparedAt, &out.PreparedAt
 		*out = (*in).DeepCopy()
 	}
+	if in.BeganAt != nil {
+		in, out := &in.BeganAt, &out.BeganAt
+		*out = (*in).DeepCopy()
+	}
 	if in.PausedAt != nil {
 		in, out := &in.PausedAt, &out.PausedAt
 		*out = (*in).DeepCopy()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
 )
+
+// errGivenUp means that a move was given up before its pod was stopped.
+var errGivenUp = errors.New("the move was given up before the pod was stopped")
 
 // commitRestore writes into the Migration that the claim's pod is about to have processes
 // of its state, and when, or says why it must not. Somebody may have deleted the pod: the
@@ -62,6 +66,37 @@ func (a *Agent) patchCommitted(ctx context.Context, seen *v1alpha1.Migration, st
 	}
 	target := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: seen.Namespace, Name: seen.Name}}
 	return a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer"))
+}
+
+// beginStop writes into a planned move that its pod is about to be stopped, unless the move
+// is given up. The watcher gives up one whose source stays silent; whichever of the two
+// writes comes first stands.
+func (a *Agent) beginStop(ctx context.Context, m *v1alpha1.Migration) error {
+	current := m
+	return patiently(ctx, func(ctx context.Context) error {
+		for {
+			if current.UID != m.UID || !current.Open() || current.Status.Reason != "" {
+				return errGivenUp
+			}
+			patch, err := json.Marshal(map[string]any{
+				"metadata": map[string]any{"uid": current.UID, "resourceVersion": current.ResourceVersion},
+				"status":   map[string]any{"source": map[string]any{"beganAt": metav1.NewMicroTime(time.Now())}},
+			})
+			if err != nil {
+				return err
+			}
+			target := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name}}
+			err = a.api.Status().Patch(ctx, target, ctrlclient.RawPatch(types.MergePatchType, patch), ctrlclient.FieldOwner("lifeboat-checkpointer"))
+			if !apierrors.IsConflict(err) {
+				return err
+			}
+			seen := &v1alpha1.Migration{}
+			if err := a.api.Get(ctx, ctrlclient.ObjectKeyFromObject(m), seen); err != nil {
+				return err
+			}
+			current = seen
+		}
+	})
 }
 
 // abandon ends a restore that was readied and must not be. r.mu is held.

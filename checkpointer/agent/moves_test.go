@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/retry"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -224,18 +226,20 @@ func (p *parking) restore() *restore {
 func (p *parking) change(lags bool, change func(*v1alpha1.Migration)) {
 	p.t.Helper()
 	for i, c := range []ctrlclient.Client{p.api, p.cache} {
-		m := &v1alpha1.Migration{}
-		if err := c.Get(context.Background(), ctrlclient.ObjectKeyFromObject(p.m), m); err != nil {
-			p.t.Fatal(err)
-		}
-		change(m)
-		update := c.Update
-		if i == 0 { // there the status is written apart
-			update = func(ctx context.Context, m ctrlclient.Object, _ ...ctrlclient.UpdateOption) error {
-				return c.Status().Update(ctx, m)
+		// The agent may report at the same moment.
+		atOnce := wait.Backoff{Steps: 100}
+		err := retry.RetryOnConflict(atOnce, func() error {
+			m := &v1alpha1.Migration{}
+			if err := c.Get(context.Background(), ctrlclient.ObjectKeyFromObject(p.m), m); err != nil {
+				return err
 			}
-		}
-		if err := update(context.Background(), m); err != nil {
+			change(m)
+			if i == 0 { // there the status is written apart
+				return c.Status().Update(context.Background(), m)
+			}
+			return c.Update(context.Background(), m)
+		})
+		if err != nil {
 			p.t.Fatal(err)
 		}
 		if lags {

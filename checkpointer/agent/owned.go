@@ -36,7 +36,7 @@ func patiently(ctx context.Context, ask func(context.Context) error) error {
 	defer cancel()
 	for {
 		err := once(ctx, ask)
-		if err == nil || apierrors.IsNotFound(err) {
+		if err == nil || apierrors.IsNotFound(err) || errors.Is(err, errGivenUp) {
 			return err
 		}
 		select {

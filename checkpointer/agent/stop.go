@@ -151,8 +151,13 @@ func (a *Agent) stop(ctx context.Context, m *v1alpha1.Migration) (v1alpha1.Sourc
 	note := stopNote{Migration: ctrlclient.ObjectKeyFromObject(m), PodUID: uid}
 	calls := &hookCalls{}
 	s := stopper{
-		log:   a.log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "migration", m.Name),
-		begin: func() error { return a.stops.write(note) },
+		log: a.log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "migration", m.Name),
+		begin: func() error {
+			if err := a.beginStop(ctx, m); err != nil {
+				return err
+			}
+			return a.stops.write(note)
+		},
 		hook: func(ctx context.Context) error {
 			return a.callHook(ctx, state.pod, hookPreCheckpoint, state.protection.PreCheckpoint, calls)
 		},

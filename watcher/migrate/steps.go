@@ -50,6 +50,11 @@ func (d *Driver) carryOut(ctx context.Context, v *move.View, step move.Step) (ti
 		return step.Look, d.deleteMoved(ctx, m, v.Pod)
 	case move.Recreate:
 		return time.Time{}, d.recreate(ctx, m)
+	case move.Tell:
+		if m.Status.Message != step.Message {
+			m.Status.Message = step.Message
+			d.Events.Eventf(m, nil, corev1.EventTypeWarning, "SourceSilent", "Move", "%s", cut(step.Message))
+		}
 	case move.Follow:
 		return d.finish(ctx, m)
 	case move.Withdraw:

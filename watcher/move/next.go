@@ -13,9 +13,12 @@ const (
 	// lookAtPod is how often a pod is looked at that the watcher does not hear of: of
 	// one that is not protected, or whose end something delays.
 	lookAtPod = time.Second
-	// sourceSilent is how long the source is waited for once the pod is gone that it
-	// was to stop: there is nothing left that it could say.
+	// sourceSilent is how long the source may take to begin the stop, and how long it is
+	// waited for once the pod is gone: there is nothing left that it could say.
 	sourceSilent = 2 * time.Minute
+	// stopSilent is how long a source that has begun to stop the pod may take: it gives up
+	// by itself after five minutes, and has a minute to say so.
+	stopSilent = 6 * time.Minute
 	// readyDeadline is how long after the old pod's deletion its replacement may take
 	// to become Ready.
 	readyDeadline = 10 * time.Minute
@@ -238,7 +241,7 @@ func afterStop(v *View) Step {
 	case source != nil && source.Error != "":
 		return withdraw(v1alpha1.ReasonSourceFailed, source.Error)
 	case is(v.Pod, m):
-		return Step{Do: Wait}
+		return silent(v)
 	}
 	until := phaseAt(m, v1alpha1.PhaseStopping).Add(sourceSilent)
 	if v.Now.Before(until) {
@@ -246,6 +249,26 @@ func afterStop(v *View) Step {
 	}
 	return withdraw(v1alpha1.ReasonSourceFailed, fmt.Sprintf("pod %s was deleted while it was being stopped, and node %s does not say what became of its state",
 		m.Spec.Pod.Name, m.Spec.SourceNode))
+}
+
+// silent is what is next while the source has not said how the stop ended. One that has
+// not begun has left the pod as it is. Of one that has, only it knows, or the loss of its
+// node: the pod may stand still, or have been ended.
+func silent(v *View) Step {
+	m, source := v.Migration, v.Migration.Status.Source
+	if source == nil || source.BeganAt == nil {
+		until := phaseAt(m, v1alpha1.PhaseStopping).Add(sourceSilent)
+		if v.Now.Before(until) {
+			return Step{Do: Wait, Look: until}
+		}
+		return withdraw(v1alpha1.ReasonSourceFailed, fmt.Sprintf("the checkpointer on node %s has not begun to stop the pod for %s; see whether it runs there", m.Spec.SourceNode, sourceSilent))
+	}
+	until := source.BeganAt.Add(stopSilent)
+	if v.Now.Before(until) {
+		return Step{Do: Wait, Look: until}
+	}
+	return Step{Do: Tell, Message: fmt.Sprintf("node %s began to stop the pod and has not said for %s how that ended, so the pod may stand still; "+
+		"restart the checkpointer there or, if it cannot be had back, power the node off: the newest generation is restored elsewhere then", m.Spec.SourceNode, stopSilent)}
 }
 
 // replaced is what is next once the old pod is to end with its grace period.

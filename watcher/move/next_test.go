@@ -40,6 +40,7 @@ func TestNext(t *testing.T) {
 	muchLater := func(v *View) { v.Now = now.Add(readyDeadline) }
 	fenced := func(v *View) { v.SourceFenced = true }
 	superseded := func(v *View) { v.Superseded = true }
+	began := source(v1alpha1.SourceStatus{BeganAt: micro(now)})
 	deleting := func(v *View) { v.Pod.DeletionTimestamp = &metav1.Time{Time: now} }
 	ended := func(v *View) { v.Pod.Status.Phase = corev1.PodSucceeded }
 	unready := func(v *View) { v.Successor.Status.Conditions = nil }
@@ -58,6 +59,10 @@ func TestNext(t *testing.T) {
 		"live: both are ready, Services select it":    {views{released, claimed, reached(prepared, parked), selected}, "LeaveServices"},
 		"live: both are ready":                        {views{released, claimed, reached(prepared, parked)}, "Stop"},
 		"live: the source stops it":                   {views{released, claimed, reached(prepared, parked, stopping)}, "Wait"},
+		"its source does not begin to stop it":        {views{released, claimed, reached(prepared, parked, stopping), muchLater}, "Withdraw Withdrawn SourceFailed: node a has not begun to stop the pod"},
+		"its source has begun, and then stays silent": {views{released, claimed, reached(prepared, parked, stopping), began, muchLater}, "Tell: began to stop the pod"},
+		"its source has begun":                        {views{released, claimed, reached(prepared, parked, stopping), began}, "Wait"},
+		"it began too late, and it is given up":       {views{released, reached(stopping), began, withReason("SourceFailed")}, "Withdraw Withdrawn SourceFailed"},
 		"live: the source has stopped it":             {views{released, claimed, reached(prepared, parked, stopping), stopped}, "NoteStopped"},
 		"live: it is to go":                           {views{released, claimed, reached(stopping, v1alpha1.PhaseStopped), stopped}, "Remove"},
 		"live: it is gone":                            {views{released, claimed, reached(stopping, v1alpha1.PhaseStopped, deleted), stopped, gone}, "Follow"},
@@ -97,7 +102,7 @@ func TestNext(t *testing.T) {
 		"canceled too late":                      {views{reached(prepared, parked, stopping), cancel}, "Wait"},
 		"late, not prepared":                     {views{released, late}, "Withdraw Withdrawn DeadlineExceeded: node a has not prepared"},
 		"late, not parked":                       {views{released, reached(prepared), claimed, late}, "Withdraw Withdrawn DeadlineExceeded: web-2 on node b is not ready"},
-		"late, but it is being stopped":          {views{released, claimed, reached(stopping), late}, "Wait"},
+		"late, but it is being stopped":          {views{released, claimed, reached(stopping), began, late}, "Tell: began to stop the pod"},
 		"the source cannot prepare it":           {views{released, failed}, "Withdraw Withdrawn SourceFailed: no room"},
 		"the source cannot stop it":              {views{released, reached(stopping), failed}, "Withdraw Withdrawn SourceFailed: no room"},
 		"the successor was deleted":              {views{released, claimed, func(v *View) { v.Successor = nil }}, "Withdraw Withdrawn TargetFailed: pod web-2 on node b"},

@@ -86,6 +86,7 @@ const (
 	Remove        Do = "Remove"        // delete the pod at once: its processes have ended
 	Delete        Do = "Delete"        // delete the pod with its grace period, and stamp Deleted once it is gone
 	Recreate      Do = "Recreate"      // make a bare pod again
+	Tell          Do = "Tell"          // say in the Migration what it waits for
 	Follow        Do = "Follow"        // go on as after a loss
 	Withdraw      Do = "Withdraw"      // note why, put the labels back, delete the successor, and close the Migration
 	Close         Do = "Close"         // close the Migration
