@@ -161,6 +161,8 @@ func TendHolding(v *View) Step {
 		return end(v1alpha1.ReasonNotHeld, "the pod did not come back where they wait")
 	case m.Open() && v.Now.After(phaseAt(m, v1alpha1.PhaseStopping).Add(holdAtMost)), !m.Open() && v.Now.After(h.Since.Add(holdLonger)):
 		return end(v1alpha1.ReasonNotHeld, "it took too long until the pod's own endpoints were ready")
+	case h.Shown == endpoints.ShowsNothing && h.New == endpoints.Ready: // by a watcher that came no further
+		return end(v1alpha1.ReasonReleased, "the pod's own endpoints are in use again")
 	case h.Shown == endpoints.ShowsNothing:
 		return end(v1alpha1.ReasonNotHeld, "somebody has removed the EndpointSlices")
 	case h.Shown != endpoints.ShowsNew:

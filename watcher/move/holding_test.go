@@ -145,6 +145,7 @@ func TestTendHolding(t *testing.T) {
 		"the target is lost":                    {views{stops, holding(newOnes, missing), holds, func(v *View) { v.TargetFenced = true }}, EndHolding},
 		"the claim is taken back":               {views{stops, holding(newOnes, missing), holds, func(v *View) { v.Migration.Status.Claim = nil }}, EndHolding},
 		"the successor is gone":                 {views{stops, holding(newOnes, missing), holds, func(v *View) { v.Successor = nil }}, EndHolding},
+		"a watcher removed them, and was lost":  {views{runs, restored, holding(missing, back, just), holds}, EndHolding},
 		"somebody has removed them":             {views{stops, holding(missing), holds}, EndHolding},
 
 		"given up, they lead to the successor":      {views{stops, withdrawing, holding(newOnes, missing), holds}, ShowOld},
@@ -164,6 +165,9 @@ func TestTendHolding(t *testing.T) {
 			step := TendHolding(view(tc.view...))
 			if step.Do != tc.want {
 				t.Errorf("%s: %s, want %s", step.Do, step.Message, tc.want)
+			}
+			if name == "a watcher removed them, and was lost" && step.Reason != v1alpha1.ReasonReleased {
+				t.Errorf("it is told that they are %s", step.Reason)
 			}
 		})
 	}
