@@ -3,9 +3,9 @@ package criu
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -24,91 +24,85 @@ const (
 	opaqueRecord = xattrRecord + "trusted.overlay.opaque"
 )
 
-// captureFiles copies what of the pod's files belongs to its state into dir.
-func captureFiles(pod PodTarget, dumpers []*dumper, dir string) error {
-	for _, d := range dumpers {
-		err := captureTree(filepath.Join(d.dir, RootfsFile), d.upper, d.merged, overlayUpper)
-		if err == nil {
-			err = d.captureTmpfs()
-		}
-		if err != nil {
-			return fmt.Errorf("container %s: %w", d.name(), err)
-		}
-	}
-	if len(pod.EmptyDirs) > 0 {
-		if err := os.MkdirAll(filepath.Join(dir, VolumesDir), 0o700); err != nil {
-			return err
-		}
-	}
-	for volume, folder := range pod.EmptyDirs {
-		if volume == "" || strings.Contains(volume, "/") {
-			return fmt.Errorf("volume %q: not a volume's name", volume)
-		}
-		if err := captureTree(filepath.Join(dir, VolumesDir, volume+".tar"), folder, folder, wholeTree); err != nil {
-			return fmt.Errorf("volume %s: %w", volume, err)
-		}
-	}
-	if pod.ShmDir != "" {
-		if err := captureTree(filepath.Join(dir, ShmFile), pod.ShmDir, pod.ShmDir, wholeTree); err != nil {
-			return fmt.Errorf("shared memory: %w", err)
-		}
-	}
-	return nil
+// capturer copies files while the pod is stopped.
+type capturer struct {
+	copier
+	// ahead is what was copied before; nil for nothing.
+	ahead *filesAhead
+	// moves are the contents that are still in the spool.
+	moves []move
+	// late is how many bytes of files were copied with the pod stopped.
+	late int64
 }
 
-// treeKind says what of a folder is copied.
-type treeKind int
+// move is a content in the spool that belongs into a tar file.
+type move struct {
+	file                 string
+	from, offset, length int64
+}
 
-const (
-	// wholeTree is all that is in the folder.
-	wholeTree treeKind = iota
-	// overlayUpper is the upper folder of an overlay file system. One without
-	// changes leaves no file.
-	overlayUpper
-	// oneFileSystem is all but what is mounted in the folder: of that there is just
-	// an empty place to mount it at.
-	oneFileSystem
-)
+// captureFiles writes the pod's files, as they are now, into tar files, but for what
+// was copied ahead and is still as it was: that is left to finish. The pod is stopped.
+func captureFiles(ctx context.Context, trees []tree, ahead *filesAhead, processes func() ([]int, error)) (*capturer, error) {
+	c := &capturer{copier: copier{proceed: func() error { return context.Cause(ctx) }}, ahead: ahead}
+	ahead.stopped(processes)
+	for _, t := range trees {
+		if err := c.captureTree(t); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.what, err)
+		}
+	}
+	return c, nil
+}
 
-// captureTree writes a tar file of a folder. merged is where an overlay file
-// system is mounted, else the folder.
-func captureTree(file, folder, merged string, kind treeKind) error {
-	out, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
+// captureTree writes a tar file of a folder.
+func (c *capturer) captureTree(t tree) error {
+	out, err := os.OpenFile(t.file, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	a := &archive{tar: tar.NewWriter(out), links: map[inode]string{}, overlay: kind == overlayUpper}
-	if kind == oneFileSystem {
-		var stat unix.Stat_t
-		if err := unix.Stat(folder, &stat); err != nil {
-			return &fs.PathError{Op: "stat", Path: folder, Err: err}
-		}
-		a.device = stat.Dev
+	folder := t.folder
+	root, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &stat); err != nil {
+		return &fs.PathError{Op: "stat", Path: folder, Err: err}
+	}
+	a := &archive{capturer: c, tree: t, tar: tarFile{file: out}, links: map[inode]string{}, overlay: t.kind == overlayUpper, device: stat.Dev}
+	if a.stamped, err = stamped(int(root.Fd())); err != nil {
+		return err
+	}
+	if t.kind == oneFileSystem {
 		folder += "/." // the folder may be reached by a link
 	}
-	if err := a.add(folder, merged, "."); err != nil {
+	if err := a.add(folder, t.merged, "."); err != nil {
 		return err
 	}
-	if err := errors.Join(a.tar.Close(), out.Close()); err != nil {
+	if err := errors.Join(a.tar.end(), out.Close()); err != nil {
 		return err
 	}
-	if kind == overlayUpper && a.entries == 1 { // the root folder alone
-		return os.Remove(file)
+	if t.kind == overlayUpper && a.entries == 1 { // the root folder alone
+		return os.Remove(t.file)
 	}
 	return nil
 }
 
-// archive is a tar file that is being written.
+// archive is a tar file of a tree that is being written.
 type archive struct {
-	tar     *tar.Writer
+	*capturer
+	tree    tree
+	tar     tarFile
 	links   map[inode]string // the first name of each file that has several
 	entries int
+	// overlay is whether files are those of an overlay file system's upper folder.
 	overlay bool
-	device  uint64 // the only file system whose files are taken; 0 for all
+	// device is the tree's file system, and stamped whether it is one of stampedKinds.
+	device  uint64
+	stamped bool
 }
-
-type inode struct{ device, number uint64 }
 
 // add writes a file, and all below it, under name. source is where the file is,
 // and merged the same file as the container sees it.
@@ -125,7 +119,7 @@ func (a *archive) add(source, merged, name string) error {
 		Name: name, Mode: int64(stat.Mode & 0o7777), Uid: int(stat.Uid), Gid: int(stat.Gid),
 		ModTime: timeOf(stat.Mtim), Format: tar.FormatPAX, PAXRecords: map[string]string{},
 	}
-	if a.device != 0 && stat.Dev != a.device {
+	if a.tree.kind == oneFileSystem && stat.Dev != a.device {
 		return a.addMountPoint(header, &stat)
 	}
 	overlay := overlayMarks{}
@@ -142,11 +136,10 @@ func (a *archive) add(source, merged, name string) error {
 	case unix.S_IFDIR:
 		return a.addFolder(header, source, merged, overlay)
 	case unix.S_IFREG:
-		content := source
 		if overlay.has("metacopy") {
-			content = merged // the upper file has attributes only
+			return a.addFile(header, &stat, merged, "") // the upper file has attributes only
 		}
-		return a.addFile(header, &stat, content)
+		return a.addFile(header, &stat, source, merged)
 	case unix.S_IFLNK:
 		header.Typeflag = tar.TypeSymlink
 		if header.Linkname, err = os.Readlink(source); err != nil {
@@ -186,12 +179,10 @@ func (a *archive) addFolder(header *tar.Header, source, merged string, overlay o
 	if overlay.has("redirect") {
 		// The folder was renamed: most of it is still in the image, under its
 		// old name. The container's view of it has everything.
-		inner := *a
-		inner.overlay = false
 		header.PAXRecords[opaqueRecord] = "y"
-		err := inner.addFolderEntries(header, merged, merged)
-		a.entries = inner.entries
-		return err
+		a.overlay = false
+		defer func() { a.overlay = true }()
+		return a.addFolderEntries(header, merged, merged)
 	}
 	if overlay["opaque"] == "y" {
 		header.PAXRecords[opaqueRecord] = "y"
@@ -218,24 +209,116 @@ func (a *archive) addFolderEntries(header *tar.Header, source, merged string) er
 	return nil
 }
 
-func (a *archive) addFile(header *tar.Header, stat *unix.Stat_t, content string) error {
+// addFile writes a regular file. merged is empty when content is not what the stamp is of.
+func (a *archive) addFile(header *tar.Header, stat *unix.Stat_t, content, merged string) error {
 	header.Typeflag, header.Size = tar.TypeReg, stat.Size
 	if a.isLink(header, stat) {
 		return a.write(header)
 	}
-	file, err := os.Open(content)
+	if err := a.write(header); err != nil {
+		return err
+	}
+	offset, err := a.tar.skip(stat.Size)
+	if err != nil || stat.Size == 0 {
+		return err
+	}
+	var before *fileCopy
+	own := a.stamped && merged != "" && stat.Dev == a.device
+	if own && a.ahead != nil {
+		before = a.ahead.copies[inode{stat.Dev, stat.Ino}]
+		if before != nil && a.unchanged(before, stampOf(stat), merged) {
+			a.take(before, offset, stat.Size)
+			return nil
+		}
+	}
+	file, err := os.OpenFile(content, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if err := a.write(header); err != nil {
-		return err
+	await(file)
+	a.late += stat.Size
+	if before != nil && before.room >= stat.Size {
+		// To write over a copy takes less than to make one.
+		err = a.copy(place{a.ahead.spool, before.offset}, place{file, 0}, stat.Size, sparse|used)
+		a.take(before, offset, stat.Size)
+	} else {
+		how := 0
+		if own {
+			how = sparse
+		}
+		err = a.copy(place{a.tar.file, offset}, place{file, 0}, stat.Size, how)
 	}
-	n, err := io.Copy(a.tar, io.LimitReader(file, stat.Size))
-	if err == nil && n != stat.Size {
-		err = fmt.Errorf("%s changed its size while it was read", content)
+	if err != nil {
+		return fmt.Errorf("%s: %w", content, err)
 	}
-	return err
+	return nil
+}
+
+// unchanged is whether a copy is what the file has now. merged is the file as the
+// container sees it.
+func (a *archive) unchanged(before *fileCopy, now stamp, merged string) bool {
+	f := a.ahead
+	return f.distrusted == nil && before.settled && before.stamp == now && !f.unstamped[now.inode] && !a.unstampedAt(merged)
+}
+
+// unstampedAt is whether a file of an overlay file system can change without a trace,
+// by the numbers that it has there.
+func (a *archive) unstampedAt(merged string) bool {
+	if !a.overlay {
+		return false
+	}
+	var stat unix.Stat_t
+	err := unix.Lstat(merged, &stat)
+	return err != nil || a.ahead.unstamped[inode{stat.Dev, stat.Ino}]
+}
+
+// take has a content be moved from the spool to its place in the tar file later.
+func (a *archive) take(from *fileCopy, offset, length int64) {
+	a.moves = append(a.moves, move{file: a.tree.file, from: from.offset, offset: offset, length: length})
+}
+
+// finish moves what was copied ahead to its place. The pod may run again.
+func (c *capturer) finish(ctx context.Context) error {
+	if len(c.moves) == 0 {
+		return nil
+	}
+	c.proceed = func() error { return context.Cause(ctx) }
+	var out *os.File
+	defer func() { out.Close() }() // no file is as good as a closed one
+	for _, m := range c.moves {
+		if out == nil || out.Name() != m.file {
+			out.Close()
+			var err error
+			if out, err = os.OpenFile(m.file, os.O_WRONLY, 0); err != nil {
+				return err
+			}
+		}
+		if err := c.move(m, out); err != nil {
+			return fmt.Errorf("put a copied file into %s: %w", m.file, err)
+		}
+	}
+	return nil
+}
+
+// moveStep is how many bytes are moved before the space that they had is given back.
+const moveStep = 32 << 20
+
+func (c *capturer) move(m move, out *os.File) error {
+	spool := c.ahead.spool
+	for done := int64(0); done < m.length; done += moveStep {
+		n := min(moveStep, m.length-done)
+		if err := c.copy(place{out, m.offset + done}, place{spool, m.from + done}, n, sparse); err != nil {
+			return err
+		}
+		if m.length < ownBytes {
+			continue // it shares its pages with others
+		}
+		if err := punch(spool, m.from+done, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *archive) addLinked(header *tar.Header, stat *unix.Stat_t) error {
@@ -262,7 +345,7 @@ func (a *archive) isLink(header *tar.Header, stat *unix.Stat_t) bool {
 
 func (a *archive) write(header *tar.Header) error {
 	a.entries++
-	return a.tar.WriteHeader(header)
+	return a.tar.header(header)
 }
 
 // readXattrs reads a file's extended attributes. A file system without them has none.

@@ -2,8 +2,8 @@
 // runc restores them, and readies what runc needs for that.
 //
 // A checkpoint is one pause of the whole pod: every container is frozen, CRIU
-// dumps each one, the file changes are copied, and only then does anything of
-// the pod run again.
+// dumps each one, what has changed of the pod's files is copied, and only then does
+// anything of the pod run again.
 package criu
 
 import (
@@ -145,6 +145,18 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	if err != nil {
 		return nil, nil, err
 	}
+	folders, err := trees(pod, dumpers, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := newFilesAhead(dir, func() error { return context.Cause(ctx) }, e.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer files.close()
+	if err := files.read(ctx, folders, allProcesses(dumpers)); err != nil {
+		return nil, nil, err
+	}
 	readings, err := e.readAhead(ctx, dumpers, s, arena)
 	if err != nil {
 		return nil, nil, err
@@ -162,11 +174,22 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 			return nil, nil, err
 		}
 	}
-	readings, err = pause(ctx, pod, dumpers, s, readings, arena, dir, result, held)
+	var captured *capturer
+	capture := func(ctx context.Context) error {
+		var err error
+		if captured, err = captureFiles(ctx, folders, files, allProcesses(dumpers)); err != nil {
+			return fmt.Errorf("copy the file changes: %w", err)
+		}
+		return nil
+	}
+	readings, err = pause(ctx, dumpers, s, readings, arena, capture, result, held)
 	if err != nil {
 		return nil, nil, err
 	}
 
+	if err := captured.finish(ctx); err != nil {
+		return nil, nil, err
+	}
 	if err := errors.Join(divideIPC(dumpers), dropSharedSizes(pod, dumpers), rearmTimers(dumpers)); err != nil {
 		return nil, nil, err
 	}
@@ -237,7 +260,7 @@ func (e *Engine) readAhead(ctx context.Context, dumpers []*dumper, s *session, a
 // pause stops the pod, takes all that has to be of one moment, and lets the pod go
 // on, or after a success leaves it to a Hold that is not nil. It returns the readings
 // with those of processes that are new.
-func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, readings []*reading, arena *track.Arena, dir string, result *Dump, held *Hold) ([]*reading, error) {
+func pause(ctx context.Context, dumpers []*dumper, s *session, readings []*reading, arena *track.Arena, capture func(context.Context) error, result *Dump, held *Hold) ([]*reading, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, pauseLimit, errPause)
 	defer cancel()
 	begin := result.TakenAt
@@ -261,8 +284,8 @@ func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, re
 				}
 			}
 			lap(&result.Phases.Memory)
-			if err := captureFiles(pod, dumpers, dir); err != nil {
-				return fmt.Errorf("copy the file changes: %w", err)
+			if err := capture(ctx); err != nil {
+				return err
 			}
 			lap(&result.Phases.Files)
 			return nil
@@ -276,6 +299,21 @@ func pause(ctx context.Context, pod PodTarget, dumpers []*dumper, s *session, re
 	lap(&result.Phases.Thaw)
 	result.Pause = time.Since(result.TakenAt)
 	return readings, err
+}
+
+// allProcesses returns what lists the processes of all containers.
+func allProcesses(dumpers []*dumper) func() ([]int, error) {
+	return func() ([]int, error) {
+		var all []int
+		for _, d := range dumpers {
+			pids, err := d.group.Procs()
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, pids...)
+		}
+		return all, nil
+	}
 }
 
 // late adds the processes that began after memory was read ahead.

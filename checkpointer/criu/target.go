@@ -75,7 +75,8 @@ type Phases struct {
 	Images time.Duration
 	// Memory is for reading what was not read ahead.
 	Memory time.Duration
-	// Files is for copying file changes and volumes.
+	// Files is for looking at file changes and volumes, and for copying what of them
+	// was not copied ahead, or has changed since.
 	Files time.Duration
 	// Thaw is until CRIU has let the processes go, and all run again.
 	Thaw time.Duration

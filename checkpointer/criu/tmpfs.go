@@ -78,19 +78,17 @@ func (c *container) findTmpfs(mounts []mountPoint) error {
 	return nil
 }
 
-// captureTmpfs copies the container's file systems in memory.
-func (d *dumper) captureTmpfs() error {
+// tmpfsTrees are the container's file systems in memory that have something.
+func (d *dumper) tmpfsTrees() []tree {
+	var list []tree
 	for i, t := range d.tmpfs {
-		if t.Empty {
-			continue
-		}
-		folder := d.proc("root" + t.Point)
-		file := filepath.Join(d.dir, TmpfsDir, strconv.Itoa(i)+".tar")
-		if err := captureTree(file, folder, folder, oneFileSystem); err != nil {
-			return fmt.Errorf("file system at %s: %w", t.Point, err)
+		if !t.Empty {
+			folder := d.proc("root" + t.Point)
+			file := filepath.Join(d.dir, TmpfsDir, strconv.Itoa(i)+".tar")
+			list = append(list, tree{file, folder, folder, oneFileSystem, fmt.Sprintf("container %s: file system at %s", d.name(), t.Point)})
 		}
 	}
-	return nil
+	return list
 }
 
 // restoreConfig are CRIU's options for a restore by runc that runc has no flags
