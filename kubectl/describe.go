@@ -96,6 +96,9 @@ func (p *page) migration(m *v1alpha1.Migration, now time.Time) {
 		pod += fmt.Sprintf(" (of %s %s)", m.Spec.Pod.OwnerKind, m.Spec.Pod.OwnerName)
 	}
 	p.line("", "Pod", pod)
+	if m.Clones() {
+		p.line("", "Clone of", original(m))
+	}
 	p.line("", "Strategy", string(m.Spec.Strategy))
 	p.line("", "Reason", string(m.Spec.Reason))
 	p.line("", "From", m.Spec.SourceNode)
@@ -360,7 +363,7 @@ func (p *page) pod(s seen, now time.Time) {
 func (p *page) history(pod *corev1.Pod, migrations []v1alpha1.Migration, now time.Time) {
 	var own []client.Object
 	for i := range migrations {
-		if m := &migrations[i]; m.Spec.Pod.Name == pod.Name || successor(m) == pod.Name {
+		if m := &migrations[i]; about(m, pod.Name) {
 			own = append(own, m)
 		}
 	}

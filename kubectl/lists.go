@@ -264,7 +264,7 @@ func newMigrationList(b base) *listing {
 		row:     func(o client.Object, now time.Time) []string { return migrationRow(o.(*v1alpha1.Migration), now) },
 		keep: func(o client.Object, keep chosen) bool {
 			m := o.(*v1alpha1.Migration)
-			return keep(m.Namespace, m.Spec.Pod.Name) || keep(m.Namespace, successor(m))
+			return keep(m.Namespace, m.Spec.Pod.Name) || keep(m.Namespace, successor(m)) || m.Clones() && keep(m.Namespace, m.Spec.Clone.Pod.Name)
 		},
 	}
 }

@@ -112,6 +112,9 @@ func conclusion(m *v1alpha1.Migration) string {
 	case s.Message != "" || s.Reason != "":
 		because = " " + sentence(s.Reason+s.Message)
 	}
+	if m.Clones() {
+		return cloned(m, because)
+	}
 	switch s.Result {
 	case v1alpha1.ResultRestored:
 		return fmt.Sprintf("Pod %s runs%s with its memory%s.", pod, where, in)

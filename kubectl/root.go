@@ -21,7 +21,7 @@ Exit status, of every command but check:
   1    the command failed
   2    the command was not called as it has to be; nothing was done
   3    the pod was moved, but it started anew, without its memory
-  4    the move was withdrawn or failed
+  4    the move, or the clone, was withdrawn or failed
   5    it takes longer than --timeout, and goes on in the cluster
   130  interrupted; it goes on in the cluster
 Of several pods the highest one counts.`
@@ -60,7 +60,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root.SetErr(streams.ErrOut)
 	root.AddCommand(
 		newStatus(b), newCheckpoints(b), newMigrations(b), newDescribe(b), newCheck(b),
-		newCheckpoint(b), newMigrate(b), newCancel(b), newDrain(b),
+		newCheckpoint(b), newMigrate(b), newClone(b), newCancel(b), newDrain(b),
 		newPause(b), newResume(b), newVersion(b),
 	)
 	_ = root.RegisterFlagCompletionFunc("namespace", b.completeNamespaces)

@@ -104,6 +104,11 @@ func successor(m *v1alpha1.Migration) string {
 	return m.Spec.Pod.Name
 }
 
+// about says whether a Migration is of a pod of this name, or made a clone of one.
+func about(m *v1alpha1.Migration, pod string) bool {
+	return m.Spec.Pod.Name == pod || successor(m) == pod || m.Clones() && m.Spec.Clone.Pod.Name == pod
+}
+
 // protection is whether a pod's newest generation would be restored, and why not.
 func protection(pod *corev1.Pod, checkpoint *v1alpha1.Checkpoint) (yes bool, reason, message string) {
 	if _, err := v1alpha1.ParseAnnotations(pod.Annotations); err != nil {

@@ -144,10 +144,13 @@ func claimMessage(m *v1alpha1.Migration, node string, ps *predictions) string {
 	}
 	lost := fmt.Sprintf("Takes the place of pod %s, %s node %s (migration %s)", m.Spec.Pod.Name, how, m.Spec.SourceNode, m.Name)
 	held := m.Status.Checkpoint
+	if m.Clones() {
+		lost = fmt.Sprintf("Starts as a clone of pod %s, which runs on (migration %s)", m.Spec.Clone.Pod.Name, m.Name)
+	}
 	switch {
 	case m.Planned() && m.Spec.Strategy == v1alpha1.StrategyApplication:
 		return fmt.Sprintf("%s: starts on node %s, and takes the state over there", lost, node)
-	case m.Planned() && !m.SourceStopped():
+	case m.Planned() && !m.Clones() && !m.SourceStopped():
 		return fmt.Sprintf("%s: to be restored on node %s when that is stopped", lost, node)
 	case held == nil:
 		return fmt.Sprintf("%s: starts anew on node %s, because no node holds a checkpoint", lost, node)

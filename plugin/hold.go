@@ -64,6 +64,9 @@ func (p *Lifeboat) prepare(pod *corev1.Pod) (*v1alpha1.Migration, *hold) {
 		}
 		m = p.matchFree(pod)
 	}
+	if m == nil && pod.Labels[v1alpha1.LabelClone] != "" {
+		return nil, &hold{why: "it is a clone, and starts by the migration that it was made for or not at all: that is closed, or gone; delete the pod"}
+	}
 	if m == nil {
 		if freed := p.toBeFreed(pod); freed != nil {
 			return nil, &hold{why: fmt.Sprintf("pod %s, which was to take over by migration %s, is deleted, and its claim is to be taken from it", freed.Status.Claim.PodName, freed.Name)}

@@ -60,6 +60,9 @@ func awaitsSuccessor(m *v1alpha1.Migration) bool {
 	if !m.Planned() {
 		return m.Status.Phase != v1alpha1.PhaseDetected
 	}
+	if m.Clones() {
+		return !m.Withdrawing() && m.Reached(v1alpha1.PhaseAccepted)
+	}
 	return m.Spec.Strategy != v1alpha1.StrategyReplace && !m.Withdrawing() && m.Reached(v1alpha1.PhaseAccepted) &&
 		(m.Released() || m.Reached(v1alpha1.PhaseStopped))
 }
@@ -75,7 +78,7 @@ func fenced(m *v1alpha1.Migration) bool {
 // that was released is placed while that still runs, and waits on its node.
 func prepared(m *v1alpha1.Migration) bool {
 	if m.Planned() {
-		return fenced(m) && (m.Released() || m.Reached(v1alpha1.PhaseDeleted))
+		return fenced(m) && (m.Clones() || m.Released() || m.Reached(v1alpha1.PhaseDeleted))
 	}
 	return fenced(m) && m.Status.Phase != v1alpha1.PhaseFenced
 }
@@ -84,6 +87,10 @@ func prepared(m *v1alpha1.Migration) bool {
 // whatever the state of the Migration: the next pod of the same controller and,
 // where a controller's pods are not interchangeable, the one of the same identity.
 func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	if clone := pod.Labels[v1alpha1.LabelClone]; m.Clones() || clone != "" {
+		// A clone starts by the Migration that it was made for, and nothing else by that.
+		return pod.Namespace == m.Namespace && m.ClonedBy(pod) && pod.Name == m.Spec.Pod.Name
+	}
 	lost := m.Spec.Pod
 	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == m.LostPod() {
 		return false

@@ -72,6 +72,10 @@ func (pl *placement) choose(wide bool) (narrowed bool) {
 	if m == nil || !m.Planned() {
 		return false
 	}
+	if m.Clones() {
+		pl.only = m.Spec.TargetNode // the other pod's node is as good as any
+		return false
+	}
 	stopped := m.SourceStopped()
 	if stopped && wide {
 		return false

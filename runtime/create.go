@@ -77,7 +77,7 @@ func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 	report := client.ReportRequest{Container: container, Restored: err == nil, Seconds: time.Since(started).Seconds()}
 	if err != nil {
 		report.Message = err.Error()
-		log.warn("restore container %s from generation %d: %v; it starts anew", a.id, answer.Generation, err)
+		log.warn("restore container %s from generation %d: %v", a.id, answer.Generation, err)
 		if err := r.undo(a, b); err != nil {
 			log.warn("undo the restore of container %s: %v", a.id, err)
 		}
@@ -89,6 +89,9 @@ func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 		}
 	}
 	r.report(report, log)
+	if err != nil && answer.OrNothing {
+		return true, r.refuse(a.id, fmt.Sprintf("it could not be restored from generation %d, and is not to start anew: %v", answer.Generation, err), log)
+	}
 	return report.Restored, 0
 }
 

@@ -281,6 +281,38 @@ func TestCreateRestores(t *testing.T) {
 	}
 }
 
+// TestFailedRestoreOfAClone: what may only be restored is not created when that fails.
+func TestFailedRestoreOfAClone(t *testing.T) {
+	if !nodetest.Inside(t) {
+		return
+	}
+	s, program := serve(t), runtimeProgram(t)
+	s.takeCheckpoint(t, program)
+	if err := os.Truncate(filepath.Join(s.dir, "main", criu.ImagesDir, "core-1.img"), 20); err != nil {
+		t.Fatal(err)
+	}
+	goal := nodetest.NewPod(t, "web-clone", "3")
+	c := goal.NewContainer(t, "r2", "main", protectedSpec)
+	s.answer = func(req client.CreateRequest) client.CreateResponse {
+		resp := s.restoring(t, goal)(req)
+		resp.Lazy, resp.OrNothing = false, true
+		return resp
+	}
+	if err := c.Runtime(program, "create", "--bundle", c.Bundle, "--pid-file", c.PidFile(), c.ID); err == nil {
+		t.Error("the container was created")
+	}
+	s.next(t)
+	if report := s.next(t).Report; report == nil || report.Restored || report.Message == "" {
+		t.Errorf("the runtime reported %+v", report)
+	}
+	if _, err := registered("r2"); !os.IsNotExist(err) {
+		t.Errorf("it is still registered: %v", err)
+	}
+	if err := c.Runtime(program, "state", c.ID); err == nil {
+		t.Error("runc has a container of its name")
+	}
+}
+
 func TestFailedRestoreStartsAnew(t *testing.T) {
 	if !nodetest.Inside(t) {
 		return

@@ -8,7 +8,8 @@ import (
 )
 
 // Migration records one move of one pod: a failover after the loss of its
-// node, or a planned move. Its spec never changes. Its status has four parts
+// node, or a planned move; or that a new pod starts from the checkpoint of one that
+// runs on, see StrategyClone. Its spec never changes. Its status has four parts
 // with one writer each: the plugin writes claim, the checkpointer on the source
 // node writes source, the one on the target node writes restore, the watcher
 // writes the rest.
@@ -36,6 +37,7 @@ type Migration struct {
 // MigrationSpec says which pod moves, from where, and why.
 //
 // +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a Migration's spec is a record and cannot be changed; create a new Migration instead"
+// +kubebuilder:validation:XValidation:rule="(self.strategy == 'Clone') == has(self.clone)",message="the strategy Clone needs spec.clone, which says what is cloned, and no other strategy may have it"
 type MigrationSpec struct {
 	// Pod is the pod that moves.
 	Pod PodIdentity `json:"pod"`
@@ -66,13 +68,17 @@ type MigrationSpec struct {
 	// +kubebuilder:validation:Maximum=86400
 	// +optional
 	DeadlineSeconds int32 `json:"deadlineSeconds,omitempty"`
+	// Clone is what a new pod is started from, of the strategy Clone. Of that one pod is
+	// the new pod, and deadlineSeconds counts until it is Ready.
+	// +optional
+	Clone *CloneSource `json:"clone,omitempty"`
 }
 
 // PodIdentity names one pod, and the owner whose next pod takes its place.
 type PodIdentity struct {
 	// Name of the pod. Its namespace is the Migration's.
 	Name string `json:"name"`
-	// UID of the pod.
+	// UID of the pod; empty for one that is only to be made.
 	UID types.UID `json:"uid"`
 	// OwnerKind is the kind of the pod's controller, empty for a bare pod.
 	// +optional
@@ -87,10 +93,11 @@ type PodIdentity struct {
 
 // Strategy is how a pod moves.
 //
-// +kubebuilder:validation:Enum=Failover;Cold;Warm;Live;Application;Replace
+// +kubebuilder:validation:Enum=Failover;Cold;Warm;Live;Application;Replace;Clone
 type Strategy string
 
-// The strategies. All but Failover are planned moves, see planned.go.
+// The strategies. All but Failover are planned moves, see planned.go. Clone is planned, but
+// moves nothing, see clone.go.
 const (
 	StrategyFailover    Strategy = "Failover"    // the source is gone: the newest durable generation is restored
 	StrategyCold        Strategy = "Cold"        // stop, checkpoint everything, copy, restore
@@ -394,10 +401,11 @@ type SkippedGeneration struct {
 // ContainerRestore is the outcome of one container's restore.
 type ContainerRestore struct {
 	Name string `json:"name"`
-	// Restored is False when the container was started anew.
-	// +kubebuilder:validation:Enum=Restored;ColdStarted
+	// Result is ColdStarted when the container was started anew, and Failed when it was not
+	// started at all: a clone's.
+	// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed
 	Result Result `json:"result"`
-	// Reason says in one word why the container was started anew.
+	// Reason says in one word why the container was not restored.
 	// +optional
 	Reason string `json:"reason,omitempty"`
 	// Message says the same in a sentence.

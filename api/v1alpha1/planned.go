@@ -165,7 +165,7 @@ type HookResult struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// Planned says whether the Migration is a planned move.
+// Planned says whether the Migration was asked for: a planned move, or a clone.
 func (m *Migration) Planned() bool { return m.Spec.Strategy != StrategyFailover }
 
 // Released says whether the moved pod was, or is about to be, released by its owner, so

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -15,7 +17,9 @@ import (
 // node and is to be restored by, nil where there is none, and why the container must
 // not be created now, or "". The runtime's word alone is never enough, and no cache's:
 // what the API says now decides. Where parks says so of the Migration, it is too early.
-func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Migration, refused string) {
+// Pod is the container's, nil where the API has not said, which is then one that it has
+// said before is no clone.
+func (a *Agent) claimed(ctx context.Context, c client.Container, pod *corev1.Pod) (m *v1alpha1.Migration, refused string) {
 	var list, known v1alpha1.MigrationList
 	// A container of a pod that the API has said is ours may start again without an
 	// answer; but what has a checkpoint waiting must not start without it.
@@ -26,7 +30,7 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Mi
 	}
 	if err := attempt(ctx, func(ctx context.Context) error { return a.api.List(ctx, &list, inNamespace(c.Namespace)) }); err != nil {
 		a.log.Error("look for the migration of a pod", "pod", c.Namespace+"/"+c.PodName, "err", err)
-		if waiting {
+		if waiting || isClone(pod) {
 			return nil, "the API does not say whether its checkpoint may still be restored"
 		}
 		return nil, ""
@@ -37,7 +41,15 @@ func (a *Agent) claimed(ctx context.Context, c client.Container) (m *v1alpha1.Mi
 	m = findClaim(list.Items, c.PodUID, a.cfg.NodeName)
 	switch {
 	case m == nil:
-		return nil, withdrawn(list.Items, c.PodUID)
+		return nil, cmp.Or(withdrawn(list.Items, c.PodUID), notYetCloned(list.Items, pod, c.Name, a.hasGenerations(pod)))
+	case m.Clones():
+		if !m.ClonedBy(pod) {
+			return nil, fmt.Sprintf("migration %s makes another pod of this name", m.Name)
+		}
+		if m.Withdrawing() {
+			return nil, fmt.Sprintf("migration %s, by which its pod was to start, is given up: %s", m.Name, m.Status.Message)
+		}
+		return m, "" // no other copy has to be gone
 	case m.Spec.Strategy == v1alpha1.StrategyApplication || m.Spec.Strategy == v1alpha1.StrategyReplace:
 		return nil, "" // the pod starts as any other
 	case parks(m):

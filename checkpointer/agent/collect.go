@@ -41,7 +41,7 @@ func (a *Agent) runCollection(ctx context.Context) error {
 			if err := a.confirmed.keep(a.isHere); err != nil {
 				a.log.Warn("forget the pods that have left the node", "err", err)
 			}
-			if err := a.retainAll(); err != nil {
+			if err := a.retainAll(ctx); err != nil {
 				a.log.Warn("drop old generations", "err", err)
 			}
 		case <-orphans.C:
@@ -69,20 +69,42 @@ func (a *Agent) runScrub(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (a *Agent) retainAll() error {
+func (a *Agent) retainAll(ctx context.Context) error {
 	keys, err := a.store.Pods()
 	if err != nil {
 		return fmt.Errorf("list the store's pods: %w", err)
+	}
+	cloned, err := a.cloned(ctx)
+	if err != nil {
+		return err
 	}
 	for _, key := range keys {
 		if a.restoring(key.PodUID) {
 			continue
 		}
-		if err := a.store.Retain(key, a.cfg.Retain); err != nil {
+		retain := a.cfg.Retain
+		retain.Also = cloned[key.PodUID]
+		if err := a.store.Retain(key, retain); err != nil {
 			return fmt.Errorf("pod %s in namespace %s: %w", key.PodUID, key.Namespace, err)
 		}
 	}
 	return nil
+}
+
+// cloned are the generations that open Migrations make clones from, by the UIDs of the pods
+// that they are of: they stay meanwhile, on every node that holds them.
+func (a *Agent) cloned(ctx context.Context) (map[string][]int64, error) {
+	var migrations v1alpha1.MigrationList
+	if err := a.cache.List(ctx, &migrations); err != nil {
+		return nil, fmt.Errorf("look for clones that are being started: %w", err)
+	}
+	cloned := map[string][]int64{}
+	for i := range migrations.Items {
+		if m := &migrations.Items[i]; m.Clones() && m.Open() && m.Spec.Clone.Generation != 0 {
+			cloned[string(m.Memory())] = append(cloned[string(m.Memory())], m.Spec.Clone.Generation)
+		}
+	}
+	return cloned, nil
 }
 
 // removeOrphans removes the data of pods that no longer exist, that no open
@@ -142,7 +164,7 @@ func (a *Agent) wantedPods(ctx context.Context, namespace string) (map[string]bo
 	}
 	for _, m := range migrations.Items {
 		if m.Open() {
-			wanted[string(m.Spec.Pod.UID)] = true
+			wanted[string(m.Memory())] = true
 		}
 	}
 	return wanted, nil

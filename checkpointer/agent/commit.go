@@ -36,6 +36,10 @@ func (a *Agent) commitRestore(ctx context.Context, m *v1alpha1.Migration, status
 				refused = fmt.Sprintf("the claim on migration %s was taken from its pod: another one has its state", m.Name)
 				return nil
 			}
+			if current.Clones() && current.Withdrawing() {
+				refused = fmt.Sprintf("migration %s, by which its pod was to start, is given up: %s", m.Name, current.Status.Message)
+				return nil
+			}
 			err := a.patchCommitted(ctx, current, status)
 			if !apierrors.IsConflict(err) {
 				return err

@@ -46,7 +46,7 @@ func partOf(m *v1alpha1.Migration, node string, note *stopNote) part {
 	switch {
 	case m.Spec.SourceNode == node && isQuiet(m):
 		return partResume
-	case !m.Planned() || !m.Open():
+	case !m.Planned() || !m.Open() || m.Clones():
 		return partNone
 	case m.Spec.Strategy == v1alpha1.StrategyApplication:
 		imported := m.Status.Restore != nil && len(m.Status.Restore.Hooks) > 0

@@ -123,12 +123,23 @@ func (a *Agent) owned(ctx context.Context, c client.Container, epoch int64) (pod
 		return nil, ""
 	}
 	why := disowns(pod, err == nil, c.PodUID, a.cfg.NodeName)
-	if why == "" {
+	if why == "" && !isClone(pod) { // a clone may not start by this alone, see confirmRestored
 		if err := a.confirmed.add(c.PodUID, epoch); err != nil {
 			a.log.Warn("note down that a pod is this node's; its containers cannot start again while the API is down", "pod", c.Namespace+"/"+c.PodName, "err", err)
 		}
 	}
 	return pod, why
+}
+
+// confirmRestored notes that a clone, whose restore is long over, is this node's as any
+// other pod.
+func (a *Agent) confirmRestored(pod *corev1.Pod, req client.CreateRequest) {
+	if !isClone(pod) {
+		return
+	}
+	if err := a.confirmed.add(req.PodUID, req.Epoch); err != nil {
+		a.log.Warn("note down that a clone is this node's", "pod", req.Namespace+"/"+req.PodName, "err", err)
+	}
 }
 
 // disowns says why the pod that the API has, if it exists, shows that a pod of

@@ -192,7 +192,7 @@ func TestClaimed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, tc.cache, tc.api...)
 				w.silent.Store(tc.silent)
-				m, why := w.claimed(t.Context(), cart)
+				m, why := w.claimed(t.Context(), cart, nil)
 				if (m != nil) != tc.found || (why != "") != tc.refused {
 					t.Errorf("found: %t, refused: %q", m != nil, why)
 				}

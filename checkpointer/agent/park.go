@@ -48,7 +48,7 @@ func (a *Agent) park(ctx context.Context, r *restore, m *v1alpha1.Migration, pod
 		case a.deleted(ctx, pod):
 			return nil, "its pod was deleted while it waited"
 		case current.SourceStopped():
-			m, refused := a.claimed(ctx, c)
+			m, refused := a.claimed(ctx, c, pod)
 			switch {
 			case refused != "":
 				return nil, refused

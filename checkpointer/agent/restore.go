@@ -65,7 +65,7 @@ func (a *Agent) restoring(podUID string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, r := range a.restores {
-		if string(r.migration.Spec.Pod.UID) == podUID {
+		if string(r.migration.Memory()) == podUID {
 			return true
 		}
 	}
@@ -118,11 +118,12 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 			return client.CreateResponse{} // an init container runs again, before what is restored
 		}
 	}
-	m, why := a.claimed(ctx, req.Container)
+	m, why := a.claimed(ctx, req.Container, pod)
 	if why != "" {
 		return refuse(why)
 	}
 	if m == nil {
+		a.confirmRestored(pod, req)
 		return client.CreateResponse{}
 	}
 	r := a.restoreOf(req.PodUID, m, len(lasting))
@@ -152,6 +153,9 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asked[req.Name] || consumed(m, req.Name) {
+		if m.Clones() {
+			return refuse(fmt.Sprintf("its pod is a clone, its restore is over, and migration %s does not tell yet what came of it", m.Name))
+		}
 		return client.CreateResponse{}
 	}
 	r.asked[req.Name] = true
@@ -165,11 +169,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 		}
 	}
 	if r.failure != nil {
-		log.Warn("container starts anew", "reason", r.failure.reason, "message", r.failure.message)
-		a.finish(ctx, req.PodUID, r, v1alpha1.ContainerRestore{
-			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: r.failure.reason, Message: r.failure.message,
-		})
-		return client.CreateResponse{Reason: r.failure.reason}
+		return a.fail(ctx, r, req, r.failure)
 	}
 	committed := make(chan struct{})
 	status := *r.status.DeepCopy()
@@ -185,12 +185,9 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 	}
 	r.status.CommittedAt = status.CommittedAt
 	if err != nil {
-		log.Warn("container starts anew", "err", err)
-		a.finish(ctx, req.PodUID, r, v1alpha1.ContainerRestore{
-			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed, Message: err.Error(),
-		})
-		return client.CreateResponse{Reason: v1alpha1.ReasonRestoreFailed}
+		return a.fail(ctx, r, req, &refusal{v1alpha1.ReasonRestoreFailed, err.Error()})
 	}
+	resp.OrNothing = m.Clones()
 	log.Info("container is being restored", "generation", resp.Generation, "lazy", resp.Lazy)
 	return resp
 }
@@ -202,7 +199,7 @@ func (a *Agent) restoreOf(podUID string, m *v1alpha1.Migration, expected int) *r
 	r, ok := a.restores[podUID]
 	if !ok {
 		r = &restore{
-			migration: m, key: store.Key{Namespace: m.Namespace, PodUID: string(m.Spec.Pod.UID)}, expected: expected,
+			migration: m, key: store.Key{Namespace: m.Namespace, PodUID: string(m.Memory())}, expected: expected,
 			asked: map[string]bool{}, spoiled: map[int64]string{}, filling: map[string]*filling{},
 			status: v1alpha1.RestoreStatus{PodUID: m.Status.Claim.PodUID, StartedAt: metav1.NewMicroTime(time.Now())},
 		}
@@ -262,6 +259,8 @@ func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateReques
 	switch {
 	case pod != nil && keepsVolumes(pod) && !r.migration.Planned():
 		r.failure = &refusal{v1alpha1.ReasonWritableVolumes, "the pod has a volume that is writable and outlives it: older memory must not meet newer files"}
+	case len(tried) == 0 && r.migration.Clones() && r.migration.Spec.Clone.Generation != 0:
+		r.failure = &refusal{v1alpha1.ReasonNoCheckpoint, fmt.Sprintf("no node that is alive holds generation %d of the pod", r.migration.Spec.Clone.Generation)}
 	case len(tried) == 0:
 		r.failure = &refusal{v1alpha1.ReasonNoCheckpoint, "no node that is alive holds a generation of the pod"}
 	default:
@@ -329,6 +328,9 @@ func (a *Agent) reported(ctx context.Context, req client.ReportRequest) {
 		entry = v1alpha1.ContainerRestore{
 			Name: req.Name, Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed,
 			Message: req.Message, Seconds: req.Seconds,
+		}
+		if r.migration.Clones() {
+			entry.Result = v1alpha1.ResultFailed
 		}
 		if filling != nil {
 			filling.stop()

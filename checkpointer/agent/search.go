@@ -37,7 +37,7 @@ func (a *Agent) searches(r *restore, pod *corev1.Pod) []search {
 		if keeps {
 			return nil
 		}
-		return []search{{find: func(ctx context.Context) []candidate { return a.candidates(ctx, r.key) }}}
+		return []search{{find: func(ctx context.Context) []candidate { return asked(r.migration, a.candidates(ctx, r.key)) }}}
 	}
 	last := source.Checkpoint
 	first := func(ctx context.Context) []candidate { return []candidate{a.lastGeneration(ctx, r.key, r.migration)} }
@@ -56,6 +56,15 @@ func (a *Agent) searches(r *restore, pod *corev1.Pod) []search {
 		return all // none but the last one is of the same moment as the volume
 	}
 	return append(all, search{find: older})
+}
+
+// asked are those of the candidates that may be restored: of a clone the one generation
+// that was asked for, if one was.
+func asked(m *v1alpha1.Migration, all []candidate) []candidate {
+	if !m.Clones() || m.Spec.Clone.Generation == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(c candidate) bool { return c.generation.Number != m.Spec.Clone.Generation })
 }
 
 // keepsVolumes says whether a pod has a volume that its memory must not be older than.

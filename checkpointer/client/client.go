@@ -92,6 +92,9 @@ type CreateResponse struct {
 	Lazy bool `json:"lazy,omitempty"`
 	// Generation is what is being restored.
 	Generation int64 `json:"generation,omitempty"`
+	// OrNothing is whether a container whose restore fails is not created at all, instead of
+	// anew.
+	OrNothing bool `json:"orNothing,omitempty"`
 	// Reason says why a container that was to be restored starts anew; empty
 	// where there was nothing to restore.
 	Reason string `json:"reason,omitempty"`

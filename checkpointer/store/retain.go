@@ -17,6 +17,8 @@ type Retention struct {
 	Count int
 	// Age is how long ago the others may have been taken; 0 means no limit.
 	Age time.Duration
+	// Also are generations that are kept beside those.
+	Also []int64
 }
 
 // keeps is whether a generation is kept that is the given number of whole ones
@@ -61,7 +63,7 @@ func (s *Store) retain(ctx context.Context, key Key, retention Retention, now ti
 		m, err := s.summary(ctx, key, number)
 		switch {
 		case err == nil:
-			if !retention.keeps(whole, m.generation.TakenAt, now) {
+			if !slices.Contains(retention.Also, number) && !retention.keeps(whole, m.generation.TakenAt, now) {
 				drop = append(drop, number)
 			}
 			whole++

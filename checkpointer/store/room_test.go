@@ -189,6 +189,7 @@ func TestRetention(t *testing.T) {
 		"by both, the count is stricter":    {[]time.Duration{0, 10, 20, 30}, Retention{Count: 2, Age: 20}, 2},
 		"by both, the age is stricter":      {[]time.Duration{0, 10, 20, 30}, Retention{Count: 3, Age: 10}, 2},
 		"the newest stays, however old":     {[]time.Duration{100, 110}, Retention{Count: 3, Age: 10}, 1},
+		"what is wanted beside those":       {[]time.Duration{0, 1, 2, 3}, Retention{Count: 1, Also: []int64{2, 9}}, 2},
 		"what a fast clock took is not old": {[]time.Duration{-100, -110}, Retention{Count: 3, Age: 10}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -323,6 +323,7 @@ func TestMoves(t *testing.T) {
 	t.Run("checkpoint", c.testCheckpoint)
 	t.Run("drain", c.testDrain)
 	t.Run("lists", c.testLists)
+	t.Run("clone", c.testClone)
 }
 
 func (c *moves) testCheckpoint(t *testing.T) {

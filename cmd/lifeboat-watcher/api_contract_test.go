@@ -47,6 +47,7 @@ func TestAPI(t *testing.T) {
 	a.cancels(u)
 	a.streams(u)
 	a.cluster(u)
+	a.clones(u)
 
 	for path, item := range a.document.Paths.Map() {
 		for method, operation := range item.Operations() {

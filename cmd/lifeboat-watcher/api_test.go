@@ -59,7 +59,7 @@ func startAPI(t *testing.T) *restAPI {
 	t.Helper()
 	a := &restAPI{controlPlane: startControlPlane(t), called: map[string]bool{}}
 	for _, manifest := range []string{"namespace.yaml", "crds/lifeboat.dev_checkpoints.yaml", "crds/lifeboat.dev_fences.yaml",
-		"crds/lifeboat.dev_migrations.yaml", "watcher-rbac.yaml", "api-rbac.yaml", "migration-policy.yaml"} {
+		"crds/lifeboat.dev_migrations.yaml", "runtimeclass.yaml", "watcher-rbac.yaml", "api-rbac.yaml", "migration-policy.yaml"} {
 		a.apply("../../manifests/"+manifest, nil)
 	}
 	var err error
@@ -288,10 +288,13 @@ func (a *restAPI) account(name, role string, everywhere bool) string {
 }
 
 // runningPod makes a pod that runs on a node.
-func (a *restAPI) runningPod(name, node string, annotations map[string]string) *corev1.Pod {
+func (a *restAPI) runningPod(name, node string, annotations map[string]string, options ...podOption) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Annotations: annotations},
 		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "app", Image: "cart"}}},
+	}
+	for _, option := range options {
+		option(pod)
 	}
 	a.create(pod)
 	a.changed(pod, func() {

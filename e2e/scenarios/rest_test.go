@@ -38,6 +38,7 @@ ask forged -H 'Authorization: Bearer forged' $api/pods/cart-0
 ask pod -H "$token" $api/pods/cart-0
 ask elsewhere -H "$token" https://$host:8443/api/v1/namespaces/default/pods/cart-0
 ask checkpoint -H "$token" -X POST "$api/pods/cart-0/checkpoint?wait=60"
+ask clone -H "$token" --json '{}' $api/pods/cart-0/clones
 ask wrong -H "$token" --json '{"pod": "cart-0", "strategy": "Fast"}' $api/migrations
 ask move -H "$token" -H 'Idempotency-Key: one' --json '{"pod": "cart-0", "strategy": "Warm"}' $api/migrations
 ask again -H "$token" -H 'Idempotency-Key: one' --json '{"pod": "cart-0", "strategy": "Warm"}' $api/migrations
@@ -74,7 +75,7 @@ func TestRESTWithCurl(t *testing.T) {
 
 	stranger := runCurl(t, namespace, "stranger")
 	for name, want := range map[string]string{
-		"nobody": "401", "forged": "401", "pod": "403", "elsewhere": "403", "checkpoint": "403", "move": "403", "again": "403", "events": "403", "moved": "403", "late": "403",
+		"nobody": "401", "forged": "401", "pod": "403", "elsewhere": "403", "checkpoint": "403", "clone": "403", "move": "403", "again": "403", "events": "403", "moved": "403", "late": "403",
 	} {
 		var problem struct{ Reason, Detail, Hint string }
 		if got := stranger[name]; got.status != want || json.Unmarshal([]byte(got.body), &problem) != nil || problem.Detail == "" || problem.Hint == "" {
@@ -84,7 +85,7 @@ func TestRESTWithCurl(t *testing.T) {
 
 	mover := runCurl(t, namespace, "mover")
 	for name, want := range map[string][2]string{
-		"nobody": {"401", "Unauthenticated"}, "forged": {"401", "Unauthenticated"}, "elsewhere": {"403", "Forbidden"},
+		"nobody": {"401", "Unauthenticated"}, "forged": {"401", "Unauthenticated"}, "elsewhere": {"403", "Forbidden"}, "clone": {"403", "may not create pods"},
 		"pod": {"200", `"holders":`}, "checkpoint": {"200", `"done":true`}, "wrong": {"422", "body.strategy"},
 		"move": {"201", `"name":"cart-0-1"`}, "again": {"200", `"name":"cart-0-1"`},
 		"events": {"200", "event: end"}, "moved": {"200", `"result":"Restored"`}, "late": {"409", "Closed"},

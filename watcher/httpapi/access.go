@@ -44,6 +44,8 @@ type permission struct {
 	// byQuery says that the operation keeps to the namespace in its parameter of that
 	// name. Of any other such a parameter must not narrow what is asked for.
 	byQuery bool
+	// also are further permissions that are needed, with the same namespace and name.
+	also []permission
 }
 
 func lifeboat(verb, resource string) permission {
@@ -99,9 +101,11 @@ func (g *gate) check(ctx huma.Context, next func(huma.Context), refuse func(huma
 	if need.byQuery {
 		namespace = ctx.Query("namespace") // empty is the whole cluster
 	}
-	if refused := g.authorize(review, who, need, namespace, ctx.Param("name")); refused != nil {
-		refuse(ctx, refused)
-		return
+	for _, need := range append([]permission{need}, need.also...) {
+		if refused := g.authorize(review, who, need, namespace, ctx.Param("name")); refused != nil {
+			refuse(ctx, refused)
+			return
+		}
 	}
 	next(huma.WithValue(ctx, callerKey{}, *who))
 }

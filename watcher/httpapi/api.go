@@ -96,6 +96,9 @@ func register[I, O any](api huma.API, op operation, handle func(context.Context,
 
 func description(op operation) string {
 	need := "Needs the verb " + op.need.verb + " on " + resourceName(op.need)
+	for _, also := range op.need.also {
+		need += ", and " + also.verb + " on " + resourceName(also)
+	}
 	switch {
 	case op.need.inNamespace != "":
 		need += " " + op.need.named + " in namespace " + op.need.inNamespace
@@ -142,6 +145,7 @@ func (s *service) newAPI(mux *http.ServeMux) huma.API {
 	})
 	s.registerPods(api)
 	s.registerMigrations(api)
+	s.registerClones(api)
 	s.registerEvents(api)
 	s.registerRebalance(api)
 	s.registerNodes(api)

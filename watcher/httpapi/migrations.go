@@ -33,7 +33,7 @@ type listInNamespaceInput struct {
 // Filter is which Migrations are listed.
 type Filter struct {
 	Open bool   `query:"open" doc:"Only those that have no result yet"`
-	Pod  string `query:"pod" maxLength:"253" doc:"Only those of pods of this name"`
+	Pod  string `query:"pod" maxLength:"253" doc:"Only those of pods of this name, and the clones that were made of them"`
 }
 
 type migrationsOutput struct{ Body *List[Migration] }
@@ -88,7 +88,7 @@ func (s *service) migrationsOf(ctx context.Context, namespace string, filter Fil
 	}
 	var asked []v1alpha1.Migration
 	for _, m := range all.Items {
-		if (!filter.Open || m.Open()) && (filter.Pod == "" || filter.Pod == m.Spec.Pod.Name) {
+		if (!filter.Open || m.Open()) && (filter.Pod == "" || filter.Pod == m.Spec.Pod.Name || m.Clones() && filter.Pod == m.Spec.Clone.Pod.Name) {
 			asked = append(asked, m)
 		}
 	}

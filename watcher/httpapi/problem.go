@@ -53,6 +53,8 @@ const (
 	reasonTooLateToCancel = "TooLateToCancel"
 	reasonClosed          = "Closed"
 	reasonNotPlanned      = "NotPlanned"
+	reasonNotCloned       = "NotCloned"
+	reasonNameTaken       = "NameTaken"
 )
 
 func problem(status int, reason, hint, format string, values ...any) *Problem {

@@ -24,17 +24,25 @@ type MigrationSpec struct {
 	Pod             PodIdentity `json:"pod"`
 	SourceNode      string      `json:"sourceNode"`
 	TargetNode      string      `json:"targetNode,omitempty" doc:"Where it is to go; missing where the scheduler chooses"`
-	Strategy        string      `json:"strategy" doc:"Failover, Cold, Warm, Live, Application or Replace"`
+	Strategy        string      `json:"strategy" doc:"Failover, Cold, Warm, Live, Application, Replace or Clone"`
 	Reason          string      `json:"reason" doc:"Why the pod moves, as Requested or NodeLost"`
 	Epoch           int64       `json:"epoch" doc:"The epoch that the pod runs in after the move"`
 	LostAt          time.Time   `json:"lostAt" doc:"When the source was last known to be alive; of a planned move when it was asked for"`
-	DeadlineSeconds int32       `json:"deadlineSeconds,omitempty" doc:"How long it may take until the pod is stopped"`
+	DeadlineSeconds int32       `json:"deadlineSeconds,omitempty" doc:"How long it may take until the pod is stopped; of a clone until it is Ready"`
+	Clone           *CloneOf    `json:"clone,omitempty" doc:"What a new pod is started from, of the strategy Clone. Nothing moves then: pod is the new one"`
+}
+
+// CloneOf is what a new pod is started from.
+type CloneOf struct {
+	Pod        PodIdentity       `json:"pod" doc:"The pod whose checkpoint is restored. It runs on"`
+	Generation int64             `json:"generation,omitempty" doc:"The generation that was asked for; missing where it is the newest"`
+	Labels     map[string]string `json:"labels,omitempty" doc:"The new pod's labels"`
 }
 
 // PodIdentity names one pod, and its owner.
 type PodIdentity struct {
 	Name      string `json:"name"`
-	UID       string `json:"uid"`
+	UID       string `json:"uid" doc:"Empty for a pod that is only to be made"`
 	OwnerKind string `json:"ownerKind,omitempty"`
 	OwnerName string `json:"ownerName,omitempty"`
 }
@@ -51,7 +59,7 @@ type MigrationStatus struct {
 	Result          string          `json:"result,omitempty" doc:"What became of it: Restored, ColdStarted, Imported, Replaced, Withdrawn or Failed. It is missing while the Migration is open"`
 	Reason          string          `json:"reason,omitempty" doc:"In one word, why the result is none of Restored, Imported and Replaced"`
 	Message         string          `json:"message,omitempty" doc:"The same in a sentence"`
-	RTOSeconds      float64         `json:"rtoSeconds,omitempty" doc:"From lostAt to Ready; of a planned move the total time"`
+	RTOSeconds      float64         `json:"rtoSeconds,omitempty" doc:"From lostAt to Ready; of a planned move and of a clone the total time"`
 	RPOSeconds      float64         `json:"rpoSeconds,omitempty" doc:"Age, at lostAt, of the state that came back"`
 	DowntimeSeconds float64         `json:"downtimeSeconds,omitempty" doc:"Of a planned move: from the last pause to Ready"`
 }
@@ -133,10 +141,18 @@ func viewMigration(m *v1alpha1.Migration) Migration {
 		Spec: MigrationSpec{
 			Pod:        PodIdentity{Name: m.Spec.Pod.Name, UID: string(m.LostPod()), OwnerKind: m.Spec.Pod.OwnerKind, OwnerName: m.Spec.Pod.OwnerName},
 			SourceNode: m.Spec.SourceNode, TargetNode: m.Spec.TargetNode, Strategy: string(m.Spec.Strategy), Reason: string(m.Spec.Reason),
-			Epoch: m.Spec.Epoch, LostAt: m.Spec.LostAt.UTC(), DeadlineSeconds: m.Spec.DeadlineSeconds,
+			Epoch: m.Spec.Epoch, LostAt: m.Spec.LostAt.UTC(), DeadlineSeconds: m.Spec.DeadlineSeconds, Clone: viewClone(m.Spec.Clone),
 		},
 		Status: viewStatus(&m.Status),
 	}
+}
+
+func viewClone(c *v1alpha1.CloneSource) *CloneOf {
+	if c == nil {
+		return nil
+	}
+	pod := PodIdentity{Name: c.Pod.Name, UID: string(c.Pod.UID), OwnerKind: c.Pod.OwnerKind, OwnerName: c.Pod.OwnerName}
+	return &CloneOf{Pod: pod, Generation: c.Generation, Labels: c.Labels}
 }
 
 func viewStatus(s *v1alpha1.MigrationStatus) MigrationStatus {

@@ -53,6 +53,10 @@ type Metrics struct {
 	movePhases                *prometheus.HistogramVec
 	movesOpen                 prometheus.Gauge
 	movesHeld                 *prometheus.GaugeVec
+
+	clones                  *prometheus.CounterVec
+	cloneSeconds, clonedAge prometheus.Histogram
+	clonePhases             *prometheus.HistogramVec
 }
 
 // migrationReason is the label with the reason of the Migration itself: why its
@@ -142,9 +146,26 @@ func New(registry prometheus.Registerer) *Metrics {
 			Name: "lifeboat_moves_held",
 			Help: "Planned moves that wait to begin, by reason.",
 		}, []string{"reason"}),
+		clones: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "lifeboat_clones_total",
+			Help: "Closed clones, pods that were to start from another pod's checkpoint, by result and the reason of that.",
+		}, []string{"result", "reason"}),
+		cloneSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "lifeboat_clone_seconds", Buckets: buckets,
+			Help: "Time from when a clone was asked for until it was Ready with the memory of the checkpoint.",
+		}),
+		clonedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "lifeboat_clone_memory_age_seconds", Buckets: buckets,
+			Help: "Age of a clone's checkpoint when the clone was asked for.",
+		}),
+		clonePhases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "lifeboat_clone_phase_seconds", Buckets: buckets,
+			Help: "Time from the step before, for Accepted from when it was asked for, to the end of each step of a clone's start.",
+		}, []string{"phase"}),
 	}
 	registry.MustRegister(m.recoveries, m.phases, m.rto, m.rpo, m.nodes, m.declarations, m.refused, m.held, m.open, m.paused,
-		m.volumesHeld, m.collected, m.unprotected, m.moves, m.moveSeconds, m.moveDowntime, m.movePhases, m.movesOpen, m.movesHeld)
+		m.volumesHeld, m.collected, m.unprotected, m.moves, m.moveSeconds, m.moveDowntime, m.movePhases, m.movesOpen, m.movesHeld,
+		m.clones, m.cloneSeconds, m.clonedAge, m.clonePhases)
 	for _, outcome := range []Outcome{Declared, Fenced, Refuted, Abandoned} {
 		m.declarations.WithLabelValues(string(outcome))
 	}
@@ -203,6 +224,22 @@ func (m *Metrics) Move(migration *v1alpha1.Migration) {
 	}
 	m.moveSeconds.WithLabelValues(strategy).Observe(s.RTOSeconds)
 	m.moveDowntime.WithLabelValues(strategy).Observe(s.DowntimeSeconds)
+}
+
+// Clone counts a clone that was just closed. One that was not restored is not measured.
+func (m *Metrics) Clone(migration *v1alpha1.Migration) {
+	s := migration.Status
+	m.clones.WithLabelValues(string(s.Result), s.Reason).Inc()
+	if s.Result != v1alpha1.ResultRestored {
+		return
+	}
+	before := migration.BeganAt()
+	for _, p := range s.Phases {
+		m.clonePhases.WithLabelValues(string(p.Phase)).Observe(max(0, p.At.Sub(before).Seconds()))
+		before = p.At.Time
+	}
+	m.cloneSeconds.Observe(s.RTOSeconds)
+	m.clonedAge.Observe(s.RPOSeconds)
 }
 
 // Moves sets how many planned moves are under way, and how many are held by reason.

@@ -26,6 +26,12 @@ const toldFor = time.Hour
 // closed counts and logs a Migration that this watcher has just closed.
 func (d *Driver) closed(m *v1alpha1.Migration) {
 	s := m.Status
+	if m.Clones() {
+		d.Metrics.Clone(m)
+		d.Log.Info("clone closed", "pod", m.Namespace+"/"+m.Spec.Clone.Pod.Name, "clone", m.Spec.Pod.Name, "epoch", m.Spec.Epoch,
+			"result", s.Result, "total", s.RTO, "age", s.RPO, "reason", s.Reason, "message", s.Message)
+		return
+	}
 	if m.Planned() {
 		d.Metrics.Move(m)
 		d.Log.Info("planned move closed", "pod", m.Namespace+"/"+m.Spec.Pod.Name, "node", m.Spec.SourceNode, "epoch", m.Spec.Epoch,
@@ -71,7 +77,13 @@ func (d *Driver) closingEvents(ctx context.Context, m *v1alpha1.Migration) error
 		kind = corev1.EventTypeNormal
 	}
 	action := "Recover"
-	if m.Planned() {
+	switch {
+	case m.Clones():
+		action = "Clone"
+		if s.Result == v1alpha1.ResultRestored {
+			note = fmt.Sprintf("%s as a clone of pod %s; it took %s, and its memory is %s older than the request", s.Message, m.Spec.Clone.Pod.Name, s.RTO, s.RPO)
+		}
+	case m.Planned():
 		action = "Move"
 		if s.RTO != "" {
 			note = fmt.Sprintf("%s; it took %s, and for %s nobody answered", s.Message, s.RTO, cmp.Or(s.Downtime, "no time"))

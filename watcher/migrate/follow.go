@@ -31,6 +31,9 @@ func (d *Driver) reconcileMigration(ctx context.Context, request reconcile.Reque
 	if err := d.Client.Get(ctx, request.NamespacedName, m); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
+	if m.Clones() {
+		return d.reconcileClone(ctx, m)
+	}
 	if m.Planned() {
 		return d.reconcileMove(ctx, m)
 	}
@@ -252,7 +255,7 @@ func mayBeReady(m *v1alpha1.Migration) bool {
 // followRestore notes how far the checkpointer of the claim's node has come. A pod that
 // waits for its checkpoint asks for it long before there is one.
 func followRestore(m *v1alpha1.Migration, restore *v1alpha1.RestoreStatus) {
-	if !m.Planned() {
+	if !m.Planned() || m.Clones() {
 		stamp(m, v1alpha1.PhaseRestoring, restore.StartedAt.Time)
 		return
 	}

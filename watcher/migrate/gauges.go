@@ -74,7 +74,7 @@ func countHeld(migrations []v1alpha1.Migration, planned bool) (open int, held ma
 	held = map[v1alpha1.HeldReason]int{}
 	for i := range migrations {
 		switch m := &migrations[i]; {
-		case !m.Open() || m.Planned() != planned:
+		case !m.Open() || m.Planned() != planned || m.Clones():
 		case m.Status.Held != nil:
 			held[m.Status.Held.Reason]++
 		default:

@@ -97,6 +97,25 @@ func (h *Holders) Newest(ctx context.Context, sought Sought, fences []v1alpha1.F
 	return newest
 }
 
+// Of returns one generation of a pod and the nodes that hold it, or nil when none was
+// reported, and the numbers of all that were. Number 0 is the newest. It waits for every
+// node that answers in time.
+func (h *Holders) Of(ctx context.Context, sought Sought, number int64, fences []v1alpha1.Fence) (held *v1alpha1.HeldCheckpoint, known []int64) {
+	sought.Generation = 0 // no answer is enough
+	answers, _ := h.answersOf(ctx, sought, fences)
+	for i := range answers {
+		for _, g := range answers[i].generations {
+			if !slices.Contains(known, g.Number) {
+				known = append(known, g.Number)
+			}
+		}
+		if number != 0 {
+			answers[i].generations = slices.DeleteFunc(answers[i].generations, func(g *peerv1.Generation) bool { return g.Number != number })
+		}
+	}
+	return newestOf(answers), known
+}
+
 // Keep asks as Newest does, and keeps the answer for it. An answer that there is
 // nothing is kept only when every node gave it.
 func (h *Holders) Keep(ctx context.Context, sought Sought, fences []v1alpha1.Fence) {
@@ -120,9 +139,15 @@ type report struct {
 	err         error
 }
 
-// askAll asks every node, those first that are expected to hold something, and says
-// whether all of them answered.
+// askAll asks every node what is newest, and says whether all of them answered.
 func (h *Holders) askAll(ctx context.Context, sought Sought, fences []v1alpha1.Fence) (newest *v1alpha1.HeldCheckpoint, all bool) {
+	answers, all := h.answersOf(ctx, sought, fences)
+	return newestOf(answers), all
+}
+
+// answersOf asks every node, those first that are expected to hold something, and says
+// whether all of them answered.
+func (h *Holders) answersOf(ctx context.Context, sought Sought, fences []v1alpha1.Fence) (answers []report, all bool) {
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
 	reports := make(chan report, len(fences))
@@ -144,7 +169,6 @@ func (h *Holders) askAll(ctx context.Context, sought Sought, fences []v1alpha1.F
 		}()
 	}
 
-	var answers []report
 	var others <-chan time.Time // nil until those that were expected have shown what they hold
 	for range asked {
 		select {
@@ -156,7 +180,7 @@ func (h *Holders) askAll(ctx context.Context, sought Sought, fences []v1alpha1.F
 				answers = append(answers, r)
 			}
 		case <-others:
-			return newestOf(answers), false
+			return answers, false
 		}
 		if others != nil || len(expected) > 0 || sought.Generation == 0 {
 			continue
@@ -165,7 +189,7 @@ func (h *Holders) askAll(ctx context.Context, sought Sought, fences []v1alpha1.F
 			others = time.After(othersTime)
 		}
 	}
-	return newestOf(answers), len(answers) == asked
+	return answers, len(answers) == asked
 }
 
 // askInTurn asks a node. Those that come first do not wait for a slot.

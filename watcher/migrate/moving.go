@@ -57,6 +57,10 @@ func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Mi
 	}
 	for i := range known.Items {
 		m := &known.Items[i]
+		// Of a clone that was not restored yet nothing is to be recovered either.
+		if m.Open() && m.ClonedBy(pod) {
+			return m.DeepCopy(), nil
+		}
 		if m.Planned() && m.Open() && m.Released() && (m.ClaimedBy(pod.UID) && !outlives(m) || waitedIn(m, pod)) {
 			return m.DeepCopy(), nil
 		}

@@ -65,12 +65,12 @@ func conclude(m *v1alpha1.Migration, v Verdict) {
 		rto := at.Sub(m.BeganAt())
 		s.RTOSeconds, s.RTO = rto.Seconds(), forPeople(rto)
 	}
-	if m.Planned() {
+	if m.Planned() && !m.Clones() {
 		concludeMove(m)
 	} else if v.Result == v1alpha1.ResultRestored {
 		// A generation can be younger than LostAt: that is the last moment at
 		// which the node was known to be alive, and it lived on a little longer.
-		rpo := max(0, m.Spec.LostAt.Sub(s.Restore.TakenAt.Time))
+		rpo := max(0, m.BeganAt().Sub(s.Restore.TakenAt.Time))
 		s.RPOSeconds, s.RPO = rpo.Seconds(), forPeople(rpo)
 	}
 }

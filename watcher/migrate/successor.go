@@ -73,6 +73,9 @@ func wanted(pod *corev1.Pod, lostAt metav1.MicroTime) bool {
 // of the same controller and, where a controller's pods are not interchangeable,
 // of the same identity. The plugin lets exactly these claim the Migration.
 func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
+	if m.Clones() {
+		return pod.Namespace == m.Namespace && m.ClonedBy(pod)
+	}
 	lost := m.Spec.Pod
 	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == m.LostPod() {
 		return false
@@ -164,6 +167,7 @@ func manifestOf(pod *corev1.Pod) (string, error) {
 		},
 		Spec: *pod.Spec.DeepCopy(),
 	}
+	delete(next.Labels, v1alpha1.LabelClone) // from now on it is a pod as any other
 	spec := &next.Spec
 	spec.NodeName = ""
 	spec.EphemeralContainers = nil

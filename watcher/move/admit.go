@@ -168,7 +168,7 @@ func held(v *View) (v1alpha1.HeldReason, string) {
 	var all, source, target int
 	for i := range v.Others {
 		other := &v.Others[i]
-		if !other.Planned() || !takesPlace(other, m) {
+		if !other.Planned() || other.Clones() || !takesPlace(other, m) {
 			continue
 		}
 		owner := m.Spec.Pod.OwnerUID

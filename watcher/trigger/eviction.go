@@ -121,7 +121,7 @@ func anew(why string, args ...any) Answer {
 func (e Eviction) underWay() *v1alpha1.Migration {
 	for i := range e.Migrations {
 		m := &e.Migrations[i]
-		if !m.Open() || !m.Planned() || m.Namespace != e.Namespace {
+		if !m.Open() || !m.Planned() || m.Clones() || m.Namespace != e.Namespace {
 			continue
 		}
 		if m.Spec.Pod.Name == e.Name || e.Pod != nil && m.ClaimedBy(e.Pod.UID) {
@@ -159,7 +159,7 @@ func (e Eviction) moved(now time.Time) *v1alpha1.Migration {
 	}
 	for i := range e.Migrations {
 		m := &e.Migrations[i]
-		if m.Namespace != e.Namespace || !m.Planned() || m.Spec.Pod.Name != e.Name || m.LostPod() == e.Pod.UID || m.Spec.SourceNode == e.Pod.Spec.NodeName {
+		if m.Namespace != e.Namespace || !m.Planned() || m.Clones() || m.Spec.Pod.Name != e.Name || m.LostPod() == e.Pod.UID || m.Spec.SourceNode == e.Pod.Spec.NodeName {
 			continue
 		}
 		if noted, err := time.Parse(time.RFC3339, m.Annotations[AnnotationEvicted]); err == nil && now.Sub(noted) <= askedAgain {
