@@ -71,6 +71,10 @@ func (c *Cluster) PowerOn(ctx context.Context, node string) error {
 			return fmt.Errorf("power on %s: %w", node, err)
 		}
 		*m = machineState{NetworkCut: m.NetworkCut}
+		// Newer kernels put a filter back when a cable of the same name is plugged in.
+		if err := c.nft(ctx, filterOf(node, nil)); err != nil {
+			return fmt.Errorf("power on %s: %w", node, err)
+		}
 		return c.bootNodeLocked(ctx, c.nodeSpec(number), number, m)
 	})
 	if err != nil {
