@@ -329,8 +329,10 @@ func (a *Agent) awaitDrained(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// restoredBy bounds how long the copies of the last generation wait for the restore.
-const restoredBy = 30 * time.Second
+// restoredBy bounds how long the copies of the last generation wait for the restore. It
+// is well below what lastTries take, so that a target which cannot reach the source has it
+// from another node, and not an older one.
+const restoredBy = lastTries * lastEvery / 2
 
 // copyLastLater copies the last generation to where it is to be beside the move's own
 // copies, after the pod runs again: until then its pages are wanted elsewhere. A live move
