@@ -110,12 +110,15 @@ func cold(m *v1alpha1.Migration, reason, message string) Verdict {
 	return Verdict{Result: v1alpha1.ResultColdStarted, Reason: reason, Message: skipped(m) + message}
 }
 
-// skipped names the generations that were passed over, as
+// skipped names the generations that were passed over for good, as
 // "generation 7 was damaged (…); ".
 func skipped(m *v1alpha1.Migration) string {
 	var text strings.Builder
 	if m.Status.Restore != nil {
 		for _, s := range m.Status.Restore.Skipped {
+			if s.Generation == m.Status.Restore.Generation {
+				continue // it could be had in the end
+			}
 			fmt.Fprintf(&text, "generation %d was damaged (%s); ", s.Generation, s.Reason)
 		}
 	}

@@ -120,6 +120,11 @@ func TestJudge(t *testing.T) {
 				m.Status.Restore.Skipped = []v1alpha1.SkippedGeneration{{Generation: 7, Reason: "chunk 3 has another hash"}}
 			}), pod: next(isReady), now: 5,
 			want: "Restored", message: "generation 7 was damaged (chunk 3 has another hash); generation 6 was restored"},
+		"restored, and its generation was not there at first": {
+			m: deleted(claimed, reported("app", "log"), func(m *v1alpha1.Migration) {
+				m.Status.Restore.Skipped = []v1alpha1.SkippedGeneration{{Generation: 7, Reason: "bad"}, {Generation: 6, Reason: "none of its holders gives it"}}
+			}), pod: next(isReady), now: 5,
+			want: "Restored", message: "generation 7 was damaged (bad); generation 6 was restored"},
 		"restored, and done already": {m: deleted(claimed, reported("app", "log")),
 			pod: next(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), now: 5,
 			want: "Restored", message: "generation 6 was restored"},
