@@ -34,6 +34,7 @@ func TestMoves(t *testing.T) {
 	t.Run("held", func(t *testing.T) { heldMoves(t, c) })
 	t.Run("its source is lost", func(t *testing.T) { sourceLost(t, c) })
 	t.Run("its target is lost while it is stopped", func(t *testing.T) { targetLost(t, c) })
+	t.Run("its target is lost when it is given up", func(t *testing.T) { targetLostInVain(t, c) })
 	t.Run("somebody deletes what takes over", func(t *testing.T) { successorsDeleted(t, c) })
 	t.Run("its source is lost after the stop", func(t *testing.T) { sourceLostLater(t, c) })
 }
@@ -381,6 +382,37 @@ func targetLost(t *testing.T, c *cluster) {
 	c.run(t, next)
 	c.moved(t, m, v1alpha1.ResultRestored, "Accepted Created Scheduled Parked Prepared Stopping Stopped Deleted Restoring Ready")
 	c.event(t, m.Name, "TargetLost")
+	c.powerOn(t, "n5")
+}
+
+// targetLostInVain loses the target of a move that is given up before the target is
+// fenced. The pod that waited there had no state: nobody recovers it.
+func targetLostInVain(t *testing.T, c *cluster) {
+	old := c.makePod(t, "in-vain-1", ofDeployment("in-vain"), onNode("n4"), admitted)
+	c.run(t, old)
+	owners := old.OwnerReferences
+	m := c.move(t, old, v1alpha1.Move{Strategy: v1alpha1.StrategyLive})
+	waiting := c.succeed(t, m, old, "in-vain-2", "n5")
+	c.park(t, m, waiting)
+	c.reached(t, m, v1alpha1.PhaseParked)
+	c.powerOff(t, "n5")
+	c.awaitState(t, "n5", v1alpha1.FenceLost, 30*time.Second)
+	c.source(t, m, map[string]any{"error": "nobody takes a copy"})
+	c.closed(t, m, 20*time.Second)
+	if m.Status.Result != v1alpha1.ResultWithdrawn {
+		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
+	}
+	c.gone(t, waiting)
+	var known v1alpha1.MigrationList
+	if err := c.List(t.Context(), &known, client.InNamespace("shop")); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range known.Items {
+		if other.LostPod() == waiting.UID {
+			t.Errorf("migration %s recovers pod %s, which never ran", other.Name, waiting.Name)
+		}
+	}
+	c.own(t, old, owners)
 	c.powerOn(t, "n5")
 }
 

@@ -61,11 +61,17 @@ func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Mi
 		if m.Open() && m.ClonedBy(pod) {
 			return m.DeepCopy(), nil
 		}
-		if m.Planned() && m.Open() && m.Released() && (m.ClaimedBy(pod.UID) && !outlives(m) || waitedIn(m, pod)) {
+		if m.Planned() && m.Open() && m.Released() && (m.ClaimedBy(pod.UID) && !outlives(m) || waitedIn(m, pod)) || waitedInVain(m, pod) {
 			return m.DeepCopy(), nil
 		}
 	}
 	return nil, nil
+}
+
+// waitedInVain says whether a pod waited in a move that was given up. It never ran, and
+// its owner does not want it any more.
+func waitedInVain(m *v1alpha1.Migration, pod *corev1.Pod) bool {
+	return m.Released() && m.ClaimedBy(pod.UID) && m.Status.Result == v1alpha1.ResultWithdrawn && move.Stateful(m.Spec.Strategy)
 }
 
 // waitedIn says whether a pod had waited in a move whose claim was taken from it because
@@ -78,7 +84,7 @@ func waitedIn(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 // that may have stopped that other one cannot be given up any more: the next pod of the
 // owner is to have the state, so the claim is free for it before it is made.
 func (d *Driver) removeWaiting(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, fenced decide.Fenced) error {
-	if m.Reached(v1alpha1.PhaseStopping) && m.ClaimedBy(pod.UID) {
+	if m.Open() && m.Reached(v1alpha1.PhaseStopping) && m.ClaimedBy(pod.UID) {
 		before := m.DeepCopy()
 		m.Status.Claim = nil
 		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
