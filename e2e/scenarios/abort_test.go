@@ -197,11 +197,21 @@ func killLeader(t *testing.T, _ *v1alpha1.Migration) {
 // signalProgram sends a signal to a program on a node, by the beginning of its command line.
 func signalProgram(t *testing.T, node, commandLine, signal string) {
 	t.Helper()
-	const script = `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^$1"; then kill -$2 ${p#/proc/} && echo sent; fi; done`
-	out, err := lab.NodeExec(deadline(t), node, "sh", "-c", script, "sh", commandLine, signal)
-	if err != nil || strings.TrimSpace(string(out)) != "sent" {
-		t.Fatalf("send SIG%s to %q on node %s: %q, %v", signal, commandLine, node, out, err)
+	if err := sendSignal(deadline(t), node, commandLine, signal); err != nil {
+		t.Fatal(err)
 	}
+}
+
+func sendSignal(ctx context.Context, node, commandLine, signal string) error {
+	const script = `for p in /proc/[0-9]*; do if tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q "^$1"; then kill -$2 ${p#/proc/} && echo sent; fi; done`
+	out, err := lab.NodeExec(ctx, node, "sh", "-c", script, "sh", commandLine, signal)
+	if err != nil {
+		return fmt.Errorf("send SIG%s to %q on node %s: %q: %w", signal, commandLine, node, out, err)
+	}
+	if strings.TrimSpace(string(out)) != "sent" {
+		return fmt.Errorf("send SIG%s to %q on node %s: not to one process: %q", signal, commandLine, node, out)
+	}
+	return nil
 }
 
 // cordonOthers keeps new pods from every node but one, until the scenario is over.

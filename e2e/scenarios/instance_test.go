@@ -53,6 +53,25 @@ func deploymentOf(pod *corev1.Pod) *appsv1.Deployment {
 	}
 }
 
+// placed does something while only one node takes pods.
+func placed(t *testing.T, node string, do func()) {
+	t.Helper()
+	nodes, err := lab.Nodes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var uncordon []func()
+	for _, other := range nodes {
+		if other.Name != node {
+			uncordon = append(uncordon, cordon(t, other.Name))
+		}
+	}
+	do()
+	for _, f := range uncordon {
+		f()
+	}
+}
+
 // inUse waits for an instance, and has a client write to it.
 func inUse(t *testing.T, namespace, name string) *instance {
 	t.Helper()
