@@ -61,7 +61,7 @@ func TestClientsWaitForALiveMove(t *testing.T) {
 		}
 		from, to := standstill(report.Writes, m.CreationTimestamp.Time)
 		t.Logf("held: %t: nobody was answered for %s, %d requests failed; %s; to Ready %s, %s in all",
-			held, to.Sub(from).Round(time.Millisecond), failures(report), steps(m, from), m.Status.Downtime, m.Status.RTO)
+			held, to.Sub(from).Round(time.Millisecond), failures(report), stepsAround(m, from), m.Status.Downtime, m.Status.RTO)
 		switch {
 		case !held && condition != nil && condition.Reason != v1alpha1.ReasonNotHeld:
 			t.Errorf("connections are held although a NetworkPolicy says where they may come from: %+v", condition)
@@ -126,8 +126,8 @@ func standstill(writes []cart.Write, after time.Time) (from, to time.Time) {
 	return from, to
 }
 
-// steps are those of a move around its stop, by how long after a moment they were.
-func steps(m *v1alpha1.Migration, after time.Time) string {
+// stepsAround are those of a move around its stop, by how long after a moment they were.
+func stepsAround(m *v1alpha1.Migration, after time.Time) string {
 	at := func(what string, at time.Time) string {
 		return fmt.Sprintf("%s %d", what, at.Sub(after).Milliseconds())
 	}
