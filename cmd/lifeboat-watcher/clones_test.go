@@ -258,6 +258,7 @@ func cloneLost(t *testing.T, c *cluster, cart *corev1.Pod) {
 func (c *cluster) cloneOver(t *testing.T, cart *corev1.Pod, after int) (died bool) {
 	t.Helper()
 	leader := c.leader(t)
+	defer c.endLeaseOf(t, leader)()
 	if err := os.WriteFile(leader.orders, []byte(strconv.Itoa(after)), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,15 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
+	"github.com/lifeboat-dev/lifeboat/watcher/migrate"
 )
 
 // TestMoveTakeover kills the leader right after each of the writes of a planned move, as
@@ -51,6 +54,7 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 	defer c.endpoints(t, app)()
 	wore, owners := maps.Clone(old.Labels), old.OwnerReferences
 	leader := c.leader(t)
+	defer c.endLeaseOf(t, leader)()
 	if err := os.WriteFile(leader.orders, []byte(strconv.Itoa(after)), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -92,6 +96,44 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 	}
 	c.alone(t, app, map[bool]*corev1.Pod{true: old, false: next}[fails])
 	return died
+}
+
+// endLeaseOf ends the lease of a leader as soon as it has died of its orders. That the next
+// one waits for it to run out is TestTakeover's to show. What is returned ends the wait.
+func (c *cluster) endLeaseOf(t *testing.T, leader *replica) (stop func()) {
+	t.Helper()
+	name := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: migrate.LeaseName}
+	held := &coordinationv1.Lease{}
+	if err := c.Get(t.Context(), name, held); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ticks := time.NewTicker(20 * time.Millisecond); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticks.C:
+			}
+			if _, err := os.Stat(leader.orders + ".done"); err != nil {
+				continue
+			}
+			_ = leader.Wait() // it writes no more
+			lease := &coordinationv1.Lease{}
+			err := c.Get(ctx, name, lease)
+			if err == nil && ptr.Equal(lease.Spec.HolderIdentity, held.Spec.HolderIdentity) {
+				lease.Spec.HolderIdentity = ptr.To("")
+				err = c.Update(ctx, lease)
+			}
+			if err != nil && ctx.Err() == nil {
+				t.Logf("the lease of a dead leader runs out: %v", err)
+			}
+			return
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // toldOnce waits until everybody was told what became of a move, and looks whether they

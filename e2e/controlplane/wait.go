@@ -3,7 +3,10 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
+	"strconv"
+	"sync"
 	"time"
 )
 
@@ -34,17 +37,38 @@ func FreeAddress(t T) string {
 	return net.JoinHostPort("127.0.0.1", FreePort(t))
 }
 
-// FreePort is a port of 127.0.0.1 at which nobody listens.
+// given are the ports that FreePort has returned: no two programs get the same one.
+var given sync.Map
+
+const (
+	// The kernel takes the local ports of connections from 32768 on, so that these are
+	// only taken by who asks for them.
+	firstPort, lastPort = 10000, 32767
+	portTries           = 100
+)
+
+// FreePort is a port at which nobody listens, neither for TCP nor for UDP, at any
+// address of this machine.
 func FreePort(t T) string {
 	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range portTries {
+		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort+1))
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
+		var stream net.Listener
+		if stream, err = new(net.ListenConfig).Listen(t.Context(), "tcp", ":"+port); err != nil {
+			continue
+		}
+		var packets net.PacketConn
+		packets, err = new(net.ListenConfig).ListenPacket(t.Context(), "udp", ":"+port)
+		_ = stream.Close()
+		if err == nil {
+			_ = packets.Close()
+			return port
+		}
 	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatal("find a free port:", err)
+	return ""
 }

@@ -49,6 +49,8 @@ type History struct {
 	Moves []Move
 	// From and To bound the time in which the workload should take steps.
 	From, To time.Time
+
+	told map[Hash]int // in how many copies' logs each step is
 }
 
 // ParseLog reads the copies of a workload from the log of a container, one for each
@@ -99,11 +101,13 @@ func follows(steps []Step, next Step) bool {
 func (h *History) merge() []Copy {
 	copies := make([]Copy, len(h.Copies))
 	owner := map[Hash]int{}
+	h.told = map[Hash]int{}
 	for i, c := range h.Copies {
 		copies[i] = c
 		copies[i].Steps = slices.Clone(c.Steps)
 		for _, s := range c.Steps {
 			owner[s.Hash] = i
+			h.told[s.Hash]++
 		}
 	}
 	// Which copies have spoken from an address, and which address only the witness knows.
@@ -150,12 +154,13 @@ func nearest(copies []Copy, some []int, step Step) int {
 
 // begin is when a copy made the first step that is surely its own. The first one that
 // a restored copy shows may have been made, but not yet told, when the checkpoint was
-// taken; its time is then that of the old copy.
+// taken; its time is then that of the old copy. That is known if the old copy has told it
+// too: no two copies make the same step. If it has not, its time tells.
 func (h *History) begin(c Copy) time.Time {
 	first := c.Steps[0]
-	if len(c.Steps) > 1 && slices.ContainsFunc(h.Moves, func(m Move) bool {
+	if len(c.Steps) > 1 && (h.told[first.Hash] > 1 || slices.ContainsFunc(h.Moves, func(m Move) bool {
 		return c.Pod != "" && m.Successor == c.Pod && m.Restored && !first.At.After(m.TakenAt)
-	}) {
+	})) {
 		return c.Steps[1].At
 	}
 	return first.At

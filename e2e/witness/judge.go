@@ -63,7 +63,8 @@ type Verdict struct {
 
 // Judge compares a workload's history with the rules. It neither waits nor reads anything.
 func Judge(h History) Verdict {
-	j := judge{history: h, copies: h.merge(), made: map[Hash]place{}, seen: map[Hash]bool{}}
+	copies := h.merge()
+	j := judge{history: h, copies: copies, made: map[Hash]place{}, seen: map[Hash]bool{}}
 	for i, c := range j.copies {
 		for n, s := range c.Steps {
 			if _, found := j.made[s.Hash]; !found {

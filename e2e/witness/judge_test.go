@@ -88,6 +88,21 @@ func TestLossThatKeepsTheRules(t *testing.T) {
 	}
 }
 
+// TestStepToldTwice: a step was made just when the pod was told to stop for the checkpoint,
+// and told only afterwards, by the old copy and by the restored one.
+func TestStepToldTwice(t *testing.T) {
+	h, old, _ := lossAndRestore()
+	told := before(old, 8*s+StepEvery)
+	restored := run("restored", "uid-2", told, 13*s, 20*s)
+	restored.Steps = slices.Insert(restored.Steps, 0, told)
+	h.Copies = []Copy{restored, old}
+	h.Seen = slices.Concat(seenFrom("10.0.0.1", old, 10*s), seenFrom("10.0.0.2", restored, 20*s))
+	h.Moves[0].TakenAt = told.At.Add(-StepEvery / 2)
+	if v := Judge(h); len(v.Violations) > 0 || v.Overlap != 0 {
+		t.Errorf("overlap %s, violations: %v", v.Overlap, v.Violations)
+	}
+}
+
 func TestViolations(t *testing.T) {
 	for name, test := range map[string]struct {
 		make func() History
