@@ -272,15 +272,5 @@ func (c *cluster) cloneOver(t *testing.T, cart *corev1.Pod, after int) (died boo
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
 	c.toldOnce(t, m, v1alpha1.ResultRestored)
-	what, err := os.ReadFile(leader.orders + ".done")
-	died = err == nil
-	_ = os.Remove(leader.orders)
-	if died {
-		t.Logf("after write %2d, %s", after, what)
-		_ = os.Remove(leader.orders + ".done")
-		c.watchers = slices.DeleteFunc(c.watchers, func(w *replica) bool { return w == leader })
-		c.watchers = append(c.watchers, c.startWatcher(t, leader.number))
-		c.leader(t)
-	}
-	return died
+	return c.replaceDead(t, leader, after)
 }

@@ -84,6 +84,15 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 	c.leads(t, app, "")
 	c.heldReason(t, m, metav1.ConditionFalse, v1alpha1.ReasonReleased)
 
+	died = c.replaceDead(t, leader, after)
+	c.alone(t, app, map[bool]*corev1.Pod{true: old, false: next}[fails])
+	return died
+}
+
+// replaceDead starts a watcher in the place of a leader that has died of its orders, and
+// takes them back from one that has not. It says whether it died.
+func (c *cluster) replaceDead(t *testing.T, leader *replica, after int) (died bool) {
+	t.Helper()
 	what, err := os.ReadFile(leader.orders + ".done")
 	died = err == nil
 	_ = os.Remove(leader.orders)
@@ -94,7 +103,6 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 		c.watchers = append(c.watchers, c.startWatcher(t, leader.number))
 		c.leader(t)
 	}
-	c.alone(t, app, map[bool]*corev1.Pod{true: old, false: next}[fails])
 	return died
 }
 

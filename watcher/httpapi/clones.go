@@ -40,34 +40,12 @@ func (s *service) createClone(ctx context.Context, in *cloneInput) (*createdOutp
 	if err != nil {
 		return nil, err
 	}
-	var pod *corev1.Pod
-	for range attempts {
-		known, err := s.known(ctx, in.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		made, err := req.made(known)
-		if err != nil {
-			return nil, err
-		}
-		if len(made) > 0 {
-			return created(&made[0], http.StatusOK), nil
-		}
-		if pod == nil {
-			if pod, err = s.cloneable(ctx, in); err != nil {
-				return nil, err
-			}
-		}
-		m, err := s.clone(ctx, pod, in.Body, req, known)
-		if apierrors.IsAlreadyExists(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return created(m, http.StatusCreated), nil
-	}
-	return nil, problem(http.StatusConflict, reasonConflict, "try again, with another name", "others start clones of this name in namespace %s all the time", in.Namespace)
+	return s.createOnce(ctx, in.Namespace, req,
+		func() (*corev1.Pod, error) { return s.cloneable(ctx, in) },
+		func(pod *corev1.Pod, known []v1alpha1.Migration) (*v1alpha1.Migration, error) {
+			return s.clone(ctx, pod, in.Body, req, known)
+		},
+		problem(http.StatusConflict, reasonConflict, "try again, with another name", "others start clones of this name in namespace %s all the time", in.Namespace))
 }
 
 // cloneable is the pod that is to be cloned. What it refuses would be refused later as well,

@@ -123,9 +123,23 @@ func (s *service) createMigration(ctx context.Context, in *createInput) (*create
 	if err != nil {
 		return nil, err
 	}
+	return s.createOnce(ctx, in.Namespace, req,
+		func() (*corev1.Pod, error) { return s.movable(ctx, in.Namespace, &asked) },
+		func(pod *corev1.Pod, known []v1alpha1.Migration) (*v1alpha1.Migration, error) {
+			move := v1alpha1.Move{Strategy: v1alpha1.Strategy(asked.Strategy), Reason: v1alpha1.MigrationRequested,
+				TargetNode: asked.TargetNode, Deadline: time.Duration(asked.DeadlineSeconds) * time.Second}
+			return s.move(ctx, pod, move, req, known)
+		},
+		problem(http.StatusConflict, reasonConflict, "try again", "pod %s in namespace %s is being moved by others all the time", asked.Pod, in.Namespace))
+}
+
+// createOnce creates the Migration that a request asks for, of the pod that find returns,
+// unless the same request has created one. It returns the problem when others always come first.
+func (s *service) createOnce(ctx context.Context, namespace string, req request, find func() (*corev1.Pod, error),
+	create func(*corev1.Pod, []v1alpha1.Migration) (*v1alpha1.Migration, error), outrun error) (*createdOutput, error) {
 	var pod *corev1.Pod
 	for range attempts {
-		known, err := s.known(ctx, in.Namespace)
+		known, err := s.known(ctx, namespace)
 		if err != nil {
 			return nil, err
 		}
@@ -138,13 +152,11 @@ func (s *service) createMigration(ctx context.Context, in *createInput) (*create
 			return created(&made[0], http.StatusOK), nil
 		}
 		if pod == nil {
-			if pod, err = s.movable(ctx, in.Namespace, &asked); err != nil {
+			if pod, err = find(); err != nil {
 				return nil, err
 			}
 		}
-		move := v1alpha1.Move{Strategy: v1alpha1.Strategy(asked.Strategy), Reason: v1alpha1.MigrationRequested,
-			TargetNode: asked.TargetNode, Deadline: time.Duration(asked.DeadlineSeconds) * time.Second}
-		m, err := s.move(ctx, pod, move, req, known)
+		m, err := create(pod, known)
 		if apierrors.IsAlreadyExists(err) {
 			continue
 		}
@@ -153,7 +165,7 @@ func (s *service) createMigration(ctx context.Context, in *createInput) (*create
 		}
 		return created(m, http.StatusCreated), nil
 	}
-	return nil, problem(http.StatusConflict, reasonConflict, "try again", "pod %s in namespace %s is being moved by others all the time", asked.Pod, in.Namespace)
+	return nil, outrun
 }
 
 func created(m *v1alpha1.Migration, status int) *createdOutput {

@@ -34,17 +34,12 @@ func (d *Driver) reconcileClone(ctx context.Context, m *v1alpha1.Migration) (rec
 			return reconcile.Result{}, fmt.Errorf("clone pod %s/%s: %w", m.Namespace, m.Spec.Clone.Pod.Name, err)
 		}
 		if equality.Semantic.DeepEqual(before.Status, m.Status) {
-			if step.Look.IsZero() {
-				return reconcile.Result{}, nil
-			}
-			return reconcile.Result{RequeueAfter: max(time.Millisecond, time.Until(step.Look))}, nil
+			return lookAt(step.Look), nil
 		}
-		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
-			if apierrors.IsConflict(err) {
-				return reconcile.Result{RequeueAfter: conflictPause}, nil
-			}
-			return reconcile.Result{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+		if err := d.writeStatus(ctx, before, m); apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictPause}, nil
+		} else if err != nil {
+			return reconcile.Result{}, err
 		}
 		if !m.Open() {
 			d.closed(m)

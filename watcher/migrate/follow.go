@@ -44,20 +44,15 @@ func (d *Driver) reconcileMigration(ctx context.Context, request reconcile.Reque
 			return reconcile.Result{}, err
 		}
 		if equality.Semantic.DeepEqual(before.Status, m.Status) {
-			if look.IsZero() {
-				return reconcile.Result{}, nil
-			}
-			return reconcile.Result{RequeueAfter: max(time.Millisecond, time.Until(look))}, nil
+			return lookAt(look), nil
 		}
 		// The plugin and the checkpointer write to the Migration, too. A verdict
 		// on what they had not written yet does not pass: the patch demands that
 		// the Migration is still the one that was judged.
-		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
-			if apierrors.IsConflict(err) {
-				return reconcile.Result{RequeueAfter: conflictPause}, nil
-			}
-			return reconcile.Result{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+		if err := d.writeStatus(ctx, before, m); apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictPause}, nil
+		} else if err != nil {
+			return reconcile.Result{}, err
 		}
 		d.tellHold(before, m)
 		d.tellUnclaimed(before, m)

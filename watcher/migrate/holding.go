@@ -289,12 +289,10 @@ func (d *Driver) tendClosed(ctx context.Context, m *v1alpha1.Migration) (time.Ti
 	if move.Holds(m) {
 		return look, nil
 	}
-	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
-		if apierrors.IsConflict(err) {
-			return time.Now().Add(conflictPause), nil
-		}
-		return time.Time{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+	if err := d.writeStatus(ctx, before, m); apierrors.IsConflict(err) {
+		return time.Now().Add(conflictPause), nil
+	} else if err != nil {
+		return time.Time{}, err
 	}
 	d.tellHolding(before, m)
 	return time.Time{}, nil

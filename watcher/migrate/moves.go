@@ -37,12 +37,10 @@ func (d *Driver) reconcileMove(ctx context.Context, m *v1alpha1.Migration) (reco
 		if equality.Semantic.DeepEqual(before.Status, m.Status) {
 			return lookAt(look), nil
 		}
-		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
-			if apierrors.IsConflict(err) {
-				return reconcile.Result{RequeueAfter: conflictPause}, nil
-			}
-			return reconcile.Result{}, fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+		if err := d.writeStatus(ctx, before, m); apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictPause}, nil
+		} else if err != nil {
+			return reconcile.Result{}, err
 		}
 		d.tellMove(before, m)
 	}

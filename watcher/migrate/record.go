@@ -1,9 +1,12 @@
 package migrate
 
 import (
+	"context"
+	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
@@ -104,4 +107,14 @@ func forPeople(d time.Duration) string {
 		return d.Round(10 * time.Millisecond).String()
 	}
 	return d.Round(time.Second).String()
+}
+
+// writeStatus writes what has changed of a Migration's status. It fails with a conflict
+// when somebody else has written the Migration meanwhile.
+func (d *Driver) writeStatus(ctx context.Context, before, m *v1alpha1.Migration) error {
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
+		return fmt.Errorf("write migration %s/%s: %w", m.Namespace, m.Name, err)
+	}
+	return nil
 }
