@@ -22,10 +22,17 @@ import (
 
 func TestHolds(t *testing.T) {
 	c := startCluster(t)
+	early := c.makePod(t, "early-0", ownedBy("StatefulSet", "early"), onNode("n5"))
+	c.run(t, early)
+	checkpoint := &v1alpha1.Checkpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: early.Name},
+		Spec: v1alpha1.CheckpointSpec{PodUID: early.UID, NodeName: "n5"}}
+	if err := c.Create(t.Context(), checkpoint); err != nil {
+		t.Fatal(err)
+	}
 	t.Run("paused, and the node lives after all", func(t *testing.T) { pausedAndAlive(t, c) })
 	t.Run("paused, and the node is lost", func(t *testing.T) { pausedAndLost(t, c) })
 	t.Run("volumes of a fenced node", func(t *testing.T) { volumes(t, c) })
-	t.Run("a node that may go, and goes", func(t *testing.T) { drainedAndLost(t, c) })
+	t.Run("a node that may go, and goes", func(t *testing.T) { drainedAndLost(t, c, early, checkpoint) })
 	t.Run("pods that were not admitted", func(t *testing.T) { unadmitted(t, c) })
 }
 
@@ -147,15 +154,9 @@ func pausedAndLost(t *testing.T, c *cluster) {
 }
 
 // drainedAndLost: a sign that the node may go has its pods checkpointed at once, and is
-// the reason of their Migrations when it goes.
-func drainedAndLost(t *testing.T, c *cluster) {
-	pod := c.makePod(t, "early-0", ownedBy("StatefulSet", "early"), onNode("n5"))
-	c.run(t, pod)
-	checkpoint := &v1alpha1.Checkpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod.Name},
-		Spec: v1alpha1.CheckpointSpec{PodUID: pod.UID, NodeName: "n5"}}
-	if err := c.Create(t.Context(), checkpoint); err != nil {
-		t.Fatal(err)
-	}
+// the reason of their Migrations when it goes. The pod and its Checkpoint have been
+// there for long, so that the watcher knows them.
+func drainedAndLost(t *testing.T, c *cluster, pod *corev1.Pod, checkpoint *v1alpha1.Checkpoint) {
 	cordoned := time.Now().Add(-time.Second)
 	if err := c.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n5"}}, rawMerge([]byte(`{"spec":{"unschedulable":true}}`))); err != nil {
 		t.Fatal(err)

@@ -46,8 +46,9 @@ const (
 type nodeConfig struct {
 	Name, IP             string
 	MemberPort, PeerPort int
-	FencerPort           int
-	Folder               string
+	// FencerPort is that of the fencer's metrics, VoucherPort where it answers peers.
+	FencerPort, VoucherPort int
+	Folder                  string
 	// Sealed are generations that the node holds.
 	Sealed []sealed
 }
@@ -93,7 +94,7 @@ func runFencer() error {
 	}
 	return fence.Run(context.Background(), fence.Config{
 		NodeName: c.Name, Folder: filepath.Join(c.Folder, "run"), CgroupRoot: filepath.Join(c.Folder, "cgroup"),
-		BootID: "boot-of-" + c.Name, MetricsPort: c.FencerPort,
+		BootID: "boot-of-" + c.Name, MetricsPort: c.FencerPort, VoucherPort: c.VoucherPort,
 	}, api, slog.Default())
 }
 
@@ -184,6 +185,7 @@ type node struct {
 func (cp *controlPlane) startNode(t *testing.T, c nodeConfig) *node {
 	t.Helper()
 	c.FencerPort, _ = strconv.Atoi(controlplane.FreePort(t))
+	c.VoucherPort, _ = strconv.Atoi(controlplane.FreePort(t))
 	c.Folder = t.TempDir()
 	encoded, err := json.Marshal(c)
 	if err != nil {

@@ -10,10 +10,15 @@ import (
 	"time"
 )
 
+// patience is the least time to wait for what has to come. It is no claim about how
+// fast that is: a machine that many share stands still for seconds.
+const patience = time.Minute
+
 // Eventually waits until the condition returns nil. When it has not within the given
-// time, the test ends with the condition's last error.
+// time, but a minute at least, the test ends with the condition's last error.
 func Eventually(t T, within time.Duration, what string, condition func(context.Context) error) {
 	t.Helper()
+	within = max(within, patience)
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	last := errors.New("not tried")
