@@ -3,11 +3,12 @@ package fence
 import (
 	"os"
 	"testing"
+	"time"
 
-	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 )
 
 func TestMain(m *testing.M) {
-	ramdisk.TemporaryFolders()
-	os.Exit(m.Run())
+	steady.TemporaryFolders()
+	os.Exit(steady.Main(m.Run, 100*time.Millisecond))
 }

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store/storetest"
 )
@@ -12,7 +12,7 @@ import (
 // The tests wait for stable storage very often. What they show does not depend
 // on a real disk.
 func TestMain(m *testing.M) {
-	ramdisk.TemporaryFolders()
+	steady.TemporaryFolders()
 	os.Exit(m.Run())
 }
 

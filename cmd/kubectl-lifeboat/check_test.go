@@ -23,7 +23,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/preflight"
-	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 )
 
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	ramdisk.TemporaryFolders()
-	os.Exit(m.Run())
+	steady.TemporaryFolders()
+	os.Exit(steady.Main(m.Run, 500*time.Millisecond))
 }
 
 // plugin runs the plugin, and returns its output, error output and exit status.

@@ -33,7 +33,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence/fencetest"
-	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 	"github.com/lifeboat-dev/lifeboat/identity"
 )
@@ -48,8 +48,8 @@ type fencerConfig struct {
 
 func TestMain(m *testing.M) {
 	if os.Getenv(fencerVariable) == "" {
-		ramdisk.TemporaryFolders()
-		os.Exit(m.Run())
+		steady.TemporaryFolders()
+		os.Exit(steady.Main(m.Run, 500*time.Millisecond))
 	}
 	var c fencerConfig
 	err := json.Unmarshal([]byte(os.Getenv(fencerVariable)), &c)

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/restmapper"
 
-	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
 )
 
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	ramdisk.TemporaryFolders()
+	steady.TemporaryFolders()
 	os.Exit(m.Run())
 }
 

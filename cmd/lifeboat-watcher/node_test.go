@@ -22,7 +22,7 @@ import (
 	peerv1 "github.com/lifeboat-dev/lifeboat/api/peer/v1"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/fence"
-	"github.com/lifeboat-dev/lifeboat/checkpointer/ramdisk"
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/store"
 	"github.com/lifeboat-dev/lifeboat/checkpointer/transfer"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
@@ -69,8 +69,8 @@ func TestMain(m *testing.M) {
 	case asFencer:
 		err = runFencer()
 	default:
-		ramdisk.TemporaryFolders()
-		os.Exit(m.Run())
+		steady.TemporaryFolders()
+		os.Exit(steady.Main(m.Run, 500*time.Millisecond))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

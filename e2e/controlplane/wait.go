@@ -3,8 +3,10 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -46,19 +48,37 @@ func FreeAddress(t T) string {
 var given sync.Map
 
 const (
-	// The kernel takes the local ports of connections from 32768 on, so that these are
-	// only taken by who asks for them.
-	firstPort, lastPort = 10000, 32767
+	firstPort, lastPort = 10000, 65535
+	fewPorts            = 4000
 	portTries           = 100
 )
+
+// ports are the first and the last port to choose from. Those that the kernel gives to
+// connections are none of them if there are enough others, so that a port is only taken
+// by who asks for it.
+var ports = sync.OnceValues(func() (first, last int) {
+	var low, high int
+	content, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(content), &low, &high)
+	}
+	switch {
+	case err == nil && low-firstPort >= fewPorts:
+		return firstPort, low - 1
+	case err == nil && lastPort-high >= fewPorts:
+		return high + 1, lastPort
+	}
+	return firstPort, lastPort
+})
 
 // FreePort is a port at which nobody listens, neither for TCP nor for UDP, at any
 // address of this machine.
 func FreePort(t T) string {
 	t.Helper()
+	first, last := ports()
 	var err error
 	for range portTries {
-		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort+1))
+		port := strconv.Itoa(first + rand.IntN(last-first+1))
 		if _, taken := given.LoadOrStore(port, true); taken {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/lifeboat-dev/lifeboat/checkpointer/steady"
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster"
 	"github.com/lifeboat-dev/lifeboat/e2e/deploy"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
@@ -41,9 +42,13 @@ var (
 	config cluster.Config
 )
 
+// longestStall is for how long the machine may stand still in a scenario: within
+// seconds, nodes are lost.
+const longestStall = time.Second
+
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(runAll(m))
+	os.Exit(steady.Main(func() int { return runAll(m) }, longestStall))
 }
 
 func runAll(m *testing.M) int {
