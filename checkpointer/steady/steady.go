@@ -99,9 +99,7 @@ func runTests(arguments []string) (status int, failed []string, stall time.Durat
 			select {
 			case got := <-signals:
 				interrupted = true
-				if got != os.Interrupt { // the terminal has sent that to both
-					_ = command.Process.Signal(got)
-				}
+				_ = command.Process.Signal(got)
 			case err = <-ended:
 				running = false
 			}
