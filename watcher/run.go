@@ -38,6 +38,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/identity"
 	"github.com/lifeboat-dev/lifeboat/membership"
 	"github.com/lifeboat-dev/lifeboat/watcher/admission"
+	"github.com/lifeboat-dev/lifeboat/watcher/detect"
 	"github.com/lifeboat-dev/lifeboat/watcher/httpapi"
 	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
 	"github.com/lifeboat-dev/lifeboat/watcher/migrate"
@@ -61,6 +62,8 @@ type Config struct {
 	MemberPort int
 	// Triggers is what moves pods without being asked.
 	Triggers trigger.Config
+	// Pressure is from when on a node counts as short of something.
+	Pressure detect.Pressure
 	// Moves bounds how many pods are moved on purpose at a time.
 	Moves move.Limits
 	// HoldConnections has connections wait while a pod is moved live.
@@ -158,7 +161,7 @@ func Run(ctx context.Context, config Config, api *rest.Config) error {
 	driver := &migrate.Driver{
 		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Events: mgr.GetEventRecorder("lifeboat-watcher"),
 		Members: members, Holders: holders, Peers: asked, Metrics: metrics.New(ctrlmetrics.Registry),
-		Terms: permission.Default, Moves: config.Moves, HoldConnections: config.HoldConnections, Namespace: config.Namespace, Log: log,
+		Terms: permission.Default, Moves: config.Moves, HoldConnections: config.HoldConnections, Pressure: config.Pressure, Namespace: config.Namespace, Log: log,
 	}
 	if err := driver.SetupWithManager(ctx, mgr); err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/membership"
 	"github.com/lifeboat-dev/lifeboat/watcher"
+	"github.com/lifeboat-dev/lifeboat/watcher/detect"
 	"github.com/lifeboat-dev/lifeboat/watcher/move"
 	"github.com/lifeboat-dev/lifeboat/watcher/trigger"
 )
@@ -71,6 +72,7 @@ func command(find func() (*rest.Config, error)) *cobra.Command {
 	flags.IntVar(&config.Moves.Cluster, "moves-at-once", move.DefaultLimits.Cluster, "how many pods are moved on purpose at a time")
 	flags.BoolVar(&config.HoldConnections, "hold-connections", true, "have new connections wait while a pod is moved live, where its Services allow it")
 	config.Triggers.AddFlags(flags)
+	flags.TextVar(&config.Pressure, "pressure", detect.DefaultPressure, "from how much waiting on a node is short of something, in per cent of the time (0: never)")
 	flags.TextVar(&level, "log-level", level, "debug, info, warn or error")
 	return c
 }

@@ -2,11 +2,16 @@ package scenarios
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -16,20 +21,34 @@ import (
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
 )
 
-// TestTriggersMovePods has pods moved without a Migration being asked for: a node is taken
-// back, is cordoned, and is to be emptied by a request to the REST API. Each time a cart in
-// use moves, and
+// TestTriggersMovePods has pods moved without a Migration being asked for: while the
+// kubelet of one node reports that memory is short, another node is taken back, is cordoned
+// and is to be emptied by a request to the REST API. Each time a cart in use moves, and
 // another one beside it. None of them has lost anything at the end.
 func TestTriggersMovePods(t *testing.T) {
 	shopping, namespace := scene(t, "triggers"), scene(t, "carts")
-	const taken = "n2"
+	names := map[string]string{"low": "", "mid": namespace + "-mid", "high": namespace + "-high"}
+	for name, value := range map[string]int32{names["mid"]: 500, names["high"]: 1000} {
+		class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, PreemptionPolicy: ptr.To(corev1.PreemptNever)}
+		create(t, class)
+		t.Cleanup(func() { _ = api.Delete(context.Background(), class) })
+	}
+	const short, taken = "n1", "n2"
 	var shop *loss.Shop
 	placed(t, taken, func() {
 		shop = fillShop(t, shopping, workload.StatefulSet(shopping))
-		create(t, besides(namespace, "beside"))
+		create(t, besides(namespace, "beside", ""))
 		holds(t, namespace, "beside")
 	})
 	births := map[string]string{}
+	placed(t, short, func() {
+		for name, class := range names {
+			create(t, besides(namespace, name, class))
+		}
+		for name := range names {
+			births[name] = holds(t, namespace, name)
+		}
+	})
 	startShopper(t, shop)
 	first, err := observe.ReadyPod(deadline(t), api, shopping, workload.Labels)
 	if err != nil {
@@ -40,7 +59,9 @@ func TestTriggersMovePods(t *testing.T) {
 		t.Fatal(err)
 	}
 	births["beside"] = lifeOf(t, namespace, "beside").Birth
-	watchersWith(t, "--move-on-cordon")
+	// The nodes share the machine's pressure stall information, so that it says nothing of one.
+	watchersWith(t, "--move-on-cordon", "--move-on-pressure", "--pressure=memory=0,io=0,cpu=0")
+	began := shortOfMemory(t, short)
 
 	// Both pods of the node move, wherever they came to by the trigger before.
 	emptied := func(t *testing.T, how func(node string) (undo func()), reason v1alpha1.MigrationReason, within time.Duration) {
@@ -82,6 +103,9 @@ func TestTriggersMovePods(t *testing.T) {
 			return func() {}
 		}, v1alpha1.MigrationRebalance, v1alpha1.DefaultDeadline)
 	})
+	t.Run("a node is short of memory", func(t *testing.T) {
+		relievedOneByOne(t, namespace, short, began)
+	})
 	for name, birth := range births {
 		if life := lifeOf(t, namespace, name); life.Birth != birth {
 			t.Errorf("%s was born as %s and is %s", name, birth, life.Birth)
@@ -90,10 +114,66 @@ func TestTriggersMovePods(t *testing.T) {
 	checkMoved(t, shop, nil, was.Birth)
 }
 
+// relievedOneByOne requires that the pods of a node that is short of memory leave it by
+// their priority, one after the other, each some time after the one before has arrived.
+func relievedOneByOne(t *testing.T, namespace, node string, began time.Time) {
+	t.Helper()
+	var last time.Time
+	for i, name := range []string{"low", "mid"} {
+		m := &v1alpha1.Migration{}
+		err := observe.Until(deadline(t), "pod "+name+" is moved", func(ctx context.Context) (bool, string, error) {
+			var known v1alpha1.MigrationList
+			if err := api.List(ctx, &known, client.InNamespace(namespace)); err != nil {
+				return false, "", err
+			}
+			var fences v1alpha1.FenceList
+			if err := api.List(ctx, &fences); err != nil {
+				return false, "", err
+			}
+			seen := ""
+			for _, fence := range fences.Items {
+				seen += fmt.Sprintf("%s %+v; ", fence.Name, fence.Status.Load)
+			}
+			for _, k := range known.Items {
+				if k.Spec.Reason == v1alpha1.MigrationNodePressure && k.Spec.SourceNode == node {
+					seen += k.Name + " "
+					if k.Spec.Pod.Name == name {
+						*m = k
+					}
+				}
+			}
+			return m.Name != "" && !m.Open(), seen, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, least := m.Spec.LostAt.Sub(began), 30*time.Second
+		if i > 0 {
+			after, least = m.Spec.LostAt.Sub(last), 2*time.Minute
+		}
+		t.Logf("%s left after %s: %s %s, downtime %s", name, after.Round(time.Millisecond), m.Status.Result, m.Status.Reason, m.Status.Downtime)
+		if after < least || m.Status.Result != v1alpha1.ResultRestored || m.Status.RPOSeconds != 0 {
+			t.Errorf("pod %s left %s after it could: %s, RPO %s: %s: %s; want %s or more", name, after, m.Status.Result, m.Status.RPO, m.Status.Reason, m.Status.Message, least)
+		}
+		for _, p := range m.Status.Phases {
+			last = p.At.Time
+		}
+	}
+	var known v1alpha1.MigrationList
+	if err := api.List(deadline(t), &known, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range known.Items {
+		if m.Spec.Pod.Name == "high" || m.Spec.Reason == v1alpha1.MigrationNodePressure && m.Spec.SourceNode != node {
+			t.Errorf("pod %s was moved off %s (%s)", m.Spec.Pod.Name, m.Spec.SourceNode, m.Spec.Reason)
+		}
+	}
+}
+
 // besides is a cart beside the shop's.
-func besides(namespace, name string) *corev1.Pod {
+func besides(namespace, name, class string) *corev1.Pod {
 	pod := workload.Pod(namespace)
-	pod.Name = name
+	pod.Name, pod.Spec.PriorityClassName = name, class
 	pod.Labels = map[string]string{"cart": name}
 	return pod
 }

@@ -72,7 +72,7 @@ func (w *world) startWatcher(i int) {
 	}
 	x.machine = decide.New(decide.Config{Terms: terms, PerDomain: w.plan.perDomain})
 	x.held, x.busy, x.leadsUntil = [maxNodes]v1alpha1.HeldReason{}, [maxPods]bool{}, 0
-	x.sightings = detect.NewSightings()
+	x.sightings = detect.NewSightings(detect.DefaultPressure)
 	for j := range w.nodes {
 		x.cache[j] = decide.Fence{}
 		x.sighted[j] = object{}

@@ -96,7 +96,7 @@ func must(t *rapid.T, w *world, line string) {
 // TestOrder: what is seen at one moment may be taken in in any order.
 func TestOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		one, other := NewSightings(), NewSightings()
+		one, other := NewSightings(DefaultPressure), NewSightings(DefaultPressure)
 		now := began
 		for range rapid.IntRange(1, 8).Draw(t, "moments") {
 			now = now.Add(time.Duration(rapid.IntRange(1, 400).Draw(t, "ticks")) * tick)

@@ -14,12 +14,15 @@ import (
 // Sightings is all that was seen of the nodes. It is not safe for use from several
 // goroutines. Make one with NewSightings.
 type Sightings struct {
-	nodes  map[string]*sighting
-	leases hearing
+	nodes    map[string]*sighting
+	leases   hearing
+	pressure Pressure
 }
 
 // NewSightings returns Sightings that have seen nothing yet.
-func NewSightings() *Sightings { return &Sightings{nodes: map[string]*sighting{}} }
+func NewSightings(pressure Pressure) *Sightings {
+	return &Sightings{nodes: map[string]*sighting{}, pressure: pressure}
+}
 
 // sighting is everything that was seen of one node.
 type sighting struct {
@@ -46,6 +49,7 @@ type sighting struct {
 	outOfService time.Time
 	lease        lease
 	load         load
+	pressure     Pressure
 	// fromNode and fromStatus are the signals of the Node and of the Fence's status.
 	fromNode, fromStatus []Signal
 	// past is when a signal of a reason ended.
@@ -56,7 +60,7 @@ func (s *Sightings) of(name string, now time.Time) *sighting {
 	known := s.nodes[name]
 	if known == nil {
 		s.forget(now)
-		known = &sighting{node: name, watched: now, past: map[v1alpha1.MigrationReason]time.Time{}}
+		known = &sighting{node: name, watched: now, pressure: s.pressure, past: map[v1alpha1.MigrationReason]time.Time{}}
 		s.nodes[name] = known
 	}
 	return known
@@ -116,7 +120,7 @@ func (s *Sightings) Fence(now time.Time, fence *v1alpha1.Fence, exists bool) {
 		return
 	}
 	n.permitted = fence.Spec.BootID
-	n.load.take(now, fence.Status.Load)
+	n.load.take(now, fence.Status.Load, n.pressure)
 	n.fromStatus = nil
 	if fence.Status.ShuttingDown != nil {
 		n.fromStatus = []Signal{{Reason: v1alpha1.MigrationNodeShutdown, Message: "its checkpointer says that it shuts down"}}
@@ -138,7 +142,7 @@ func (s *Sightings) forget(now time.Time) {
 
 // present are the signals that are to be seen now, the weightiest first.
 func (s *sighting) present(now time.Time) []Signal {
-	signals := slices.Concat(s.fromNode, s.fromStatus, s.load.signals(now))
+	signals := slices.Concat(s.fromNode, s.fromStatus, s.load.signals(now, s.pressure))
 	if s.bootID != "" && s.permitted != "" && s.bootID != s.permitted {
 		signals = append(signals, Signal{Reason: v1alpha1.MigrationNodeRebooted, Message: "its kubelet reports another boot than the one that may run pods"})
 	}

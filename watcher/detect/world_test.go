@@ -72,7 +72,7 @@ type machine struct {
 const stopsAfter = 3 * time.Second
 
 func newWorld() *world {
-	return &world{now: began, seen: NewSightings(), machines: map[string]*machine{}, apiUp: true, lag: tick}
+	return &world{now: began, seen: NewSightings(DefaultPressure), machines: map[string]*machine{}, apiUp: true, lag: tick}
 }
 
 func (w *world) add(names ...string) {
@@ -228,7 +228,7 @@ func (w *world) do(command string, args []string) error {
 		}
 		return nil
 	case "watcher": // watcher restarts: it knows nothing but what is there
-		w.seen = NewSightings()
+		w.seen = NewSightings(DefaultPressure)
 		w.list()
 		return nil
 	}

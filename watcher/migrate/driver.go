@@ -25,6 +25,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/permission"
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/watcher/decide"
+	"github.com/lifeboat-dev/lifeboat/watcher/detect"
 	"github.com/lifeboat-dev/lifeboat/watcher/metrics"
 	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
@@ -54,6 +55,8 @@ type Driver struct {
 	Moves move.Limits
 	// HoldConnections has connections wait while a pod is moved live, where that is possible.
 	HoldConnections bool
+	// Pressure is from when on a node counts as short of something.
+	Pressure detect.Pressure
 	// Namespace is Lifeboat's own.
 	Namespace string
 	Log       *slog.Logger
@@ -100,7 +103,7 @@ func (d *Driver) SetupWithManager(ctx context.Context, mgr manager.Manager) erro
 			return fmt.Errorf("watch %T: %w", kind, err)
 		}
 	}
-	d.nodes, d.holds = newNodes(d.Members), newHolds()
+	d.nodes, d.holds = newNodes(d.Members, d.Pressure), newHolds()
 	if err := d.nodes.watch(ctx, mgr.GetCache()); err != nil {
 		return err
 	}

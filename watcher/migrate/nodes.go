@@ -35,9 +35,9 @@ type nodes struct {
 	fences    map[string]decide.Fence
 }
 
-func newNodes(members Members) *nodes {
+func newNodes(members Members, pressure detect.Pressure) *nodes {
 	return &nodes{members: members, changed: make(chan struct{}, 1),
-		sightings: detect.NewSightings(), fences: map[string]decide.Fence{}}
+		sightings: detect.NewSightings(pressure), fences: map[string]decide.Fence{}}
 }
 
 // watch hears of Nodes, their Leases and Fences from now on.

@@ -35,7 +35,7 @@ func TestNodes(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		members := &fixedMembers{changes: make(chan struct{}, 1)}
-		nodes := newNodes(members)
+		nodes := newNodes(members, detect.DefaultPressure)
 		go nodes.listen(ctx)
 		changed := func() bool {
 			synctest.Wait()
