@@ -69,7 +69,7 @@ func (p *Lifeboat) prepare(pod *corev1.Pod) (*v1alpha1.Migration, *hold) {
 	}
 	if m == nil {
 		if freed := p.toBeFreed(pod); freed != nil {
-			return nil, &hold{why: fmt.Sprintf("pod %s, which was to take over by migration %s, is deleted, and its claim is to be taken from it", freed.Status.Claim.PodName, freed.Name)}
+			return nil, &hold{why: fmt.Sprintf("pod %s, which was to take over by migration %s, failed or is deleted, and its claim is to be taken from it", freed.Status.Claim.PodName, freed.Name)}
 		}
 	}
 	if m != nil && !prepared(m) {
@@ -101,15 +101,15 @@ func reading(what string, err error) *hold {
 }
 
 // toBeFreed is a Migration that the pod may claim as soon as the claim is taken from a pod
-// that is deleted, nil where there is none. An owner makes the pod after it has deleted
-// that one, or seen it gone, so that the watch has told so of that one before.
+// that is deleted or failed, nil where there is none. An owner makes the pod after it has
+// deleted that one, or seen it ended, so that the watch has told so of that one before.
 func (p *Lifeboat) toBeFreed(pod *corev1.Pod) *v1alpha1.Migration {
 	for _, m := range p.records.open(pod) {
 		if !takesBack(pod, m) {
 			continue
 		}
 		claimant, err := p.pods.Pods(m.Namespace).Get(m.Status.Claim.PodName)
-		if err != nil || claimant.UID != m.Status.Claim.PodUID || claimant.DeletionTimestamp != nil {
+		if err != nil || claimant.UID != m.Status.Claim.PodUID || claimant.DeletionTimestamp != nil || claimant.Status.Phase == corev1.PodFailed {
 			return m
 		}
 	}

@@ -43,7 +43,7 @@ func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 }
 
 // takesBack says whether the pod succeeds the moved one of a Migration whose claim is
-// another pod's that has nothing of the state yet. Should that one be deleted, the watcher
+// another pod's that has nothing of the state yet. Should that one end, the watcher
 // takes the claim from it, and the pod may have it.
 func takesBack(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Open() && m.DeletionTimestamp == nil && m.Status.Claim != nil && !m.ClaimedBy(pod.UID) && !m.RestoreCommitted() &&

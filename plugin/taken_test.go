@@ -13,9 +13,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
-// The owner's next pod waits until the claim is taken from a pod that was deleted before it
+// The owner's next pod waits until the claim is taken from a pod that ended before it
 // had anything of the state: it would start without that else.
-func TestNextPodWaitsForTheClaimOfADeletedOne(t *testing.T) {
+func TestNextPodWaitsForTheClaimOfOneThatEnded(t *testing.T) {
 	deleted := phase(v1alpha1.PhaseDeleted)
 	restore := func(status v1alpha1.RestoreStatus) func(*v1alpha1.Migration) {
 		status.PodUID = "first"
@@ -25,12 +25,14 @@ func TestNextPodWaitsForTheClaimOfADeletedOne(t *testing.T) {
 		owner    types.UID
 		first    *metav1.Time // when the pod with the claim was deleted; nil while it was not
 		gone     bool
+		phase    corev1.PodPhase
 		change   []func(*v1alpha1.Migration)
 		held     bool
 		becomes  []func(*v1alpha1.Migration) // what brings the pod back
 		migrates bool
 	}{
 		"it is being deleted":      {owner: "rs", first: ptr.To(at(1)), held: true, becomes: []func(*v1alpha1.Migration){deleted}, migrates: true},
+		"its kubelet rejects it":   {owner: "rs", phase: corev1.PodFailed, held: true, becomes: []func(*v1alpha1.Migration){deleted}, migrates: true},
 		"it is gone":               {owner: "rs", gone: true, held: true, becomes: []func(*v1alpha1.Migration){deleted}, migrates: true},
 		"it is gone, and closed":   {owner: "rs", gone: true, held: true, becomes: []func(*v1alpha1.Migration){deleted, claimed("first"), closed}},
 		"it is to be restored yet": {owner: "rs"},
@@ -50,7 +52,7 @@ func TestNextPodWaitsForTheClaimOfADeletedOne(t *testing.T) {
 			api.fences.Store(func(w http.ResponseWriter) { answer(w, http.StatusOK, fence("node-a", "5", v1alpha1.FenceFenced)) })
 			p, s := against(t, api.handler(t))
 			if !tc.gone {
-				s.addPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "first", UID: "first", DeletionTimestamp: tc.first}, Spec: corev1.PodSpec{NodeName: "node-b"}})
+				s.addPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "first", UID: "first", DeletionTimestamp: tc.first}, Spec: corev1.PodSpec{NodeName: "node-b"}, Status: corev1.PodStatus{Phase: tc.phase}})
 			}
 			pod := successor("web-3", "ReplicaSet", tc.owner)
 			s.addPod(t, pod)

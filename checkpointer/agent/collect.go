@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,6 +21,13 @@ const (
 	// orphanAge is how old the newest generation of a pod that is gone must be
 	// before its data is removed.
 	orphanAge = time.Hour
+	// shortEvery and shortAge are the same where the disk is short: kubelet ends pods
+	// before it lets a disk fill up.
+	shortEvery = time.Minute
+	shortAge   = time.Minute
+	// shortShare is the share of the store's disk below which, when no more than that is
+	// free, it is short. Kubelet's own threshold is 15 % for images and 10 % for the rest.
+	shortShare = 0.2
 )
 
 // inNamespace limits a list to a namespace.
@@ -32,6 +40,7 @@ func (a *Agent) runCollection(ctx context.Context) error {
 	retain, orphans := time.NewTicker(retainEvery), time.NewTicker(orphanEvery)
 	defer retain.Stop()
 	defer orphans.Stop()
+	var lookedEarly time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -44,12 +53,26 @@ func (a *Agent) runCollection(ctx context.Context) error {
 			if err := a.retainAll(ctx); err != nil {
 				a.log.Warn("drop old generations", "err", err)
 			}
-		case <-orphans.C:
-			if err := a.removeOrphans(ctx); err != nil {
-				a.log.Warn("remove the checkpoints of pods that are gone", "err", err)
+			if time.Since(lookedEarly) >= shortEvery && diskShort(a.cfg.StoreDir) {
+				lookedEarly = time.Now()
+				a.tidy(ctx, true)
 			}
+		case <-orphans.C:
+			a.tidy(ctx, false)
 		}
 	}
+}
+
+func (a *Agent) tidy(ctx context.Context, early bool) {
+	if err := a.removeOrphans(ctx, early); err != nil {
+		a.log.Warn("remove the checkpoints of pods that are gone", "err", err)
+	}
+}
+
+// diskShort says whether little of the disk that a folder is on is free.
+func diskShort(folder string) bool {
+	var stat unix.Statfs_t
+	return unix.Statfs(folder, &stat) == nil && float64(stat.Bavail) < shortShare*float64(stat.Blocks)
 }
 
 const (
@@ -108,8 +131,13 @@ func (a *Agent) cloned(ctx context.Context) (map[string][]int64, error) {
 }
 
 // removeOrphans removes the data of pods that no longer exist, that no open
-// Migration is about, and whose newest generation is older than orphanAge.
-func (a *Agent) removeOrphans(ctx context.Context) error {
+// Migration is about, and whose newest generation is older than orphanAge. Early
+// it is older than shortAge, and what no Migration could bring back stays.
+func (a *Agent) removeOrphans(ctx context.Context, early bool) error {
+	age := orphanAge
+	if early {
+		age = shortAge
+	}
 	keys, err := a.store.Pods()
 	if err != nil {
 		return fmt.Errorf("list the store's pods: %w", err)
@@ -119,7 +147,7 @@ func (a *Agent) removeOrphans(ctx context.Context) error {
 		byNamespace[key.Namespace] = append(byNamespace[key.Namespace], key)
 	}
 	for namespace, keys := range byNamespace {
-		wanted, err := a.wantedPods(ctx, namespace)
+		wanted, err := a.wantedPods(ctx, namespace, early)
 		if err != nil {
 			return err
 		}
@@ -128,7 +156,7 @@ func (a *Agent) removeOrphans(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("list generations: %w", err)
 			}
-			if wanted[key.PodUID] || (len(held) > 0 && time.Since(held[0].TakenAt) < orphanAge) {
+			if wanted[key.PodUID] || (len(held) > 0 && time.Since(held[0].TakenAt) < age) {
 				continue
 			}
 			a.log.Info("remove the checkpoints of a pod that is gone", "pod", key.Namespace+"/"+key.PodUID)
@@ -147,8 +175,9 @@ func (a *Agent) removeOrphans(ctx context.Context) error {
 	return nil
 }
 
-// wantedPods are the UIDs of the pods in a namespace whose data must stay.
-func (a *Agent) wantedPods(ctx context.Context, namespace string) (map[string]bool, error) {
+// wantedPods are the UIDs of the pods in a namespace whose data must stay, early with
+// those whose state was not brought back.
+func (a *Agent) wantedPods(ctx context.Context, namespace string, early bool) (map[string]bool, error) {
 	wanted := map[string]bool{}
 	pods := &metav1.PartialObjectMetadataList{}
 	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
@@ -163,7 +192,8 @@ func (a *Agent) wantedPods(ctx context.Context, namespace string) (map[string]bo
 		return nil, fmt.Errorf("list the migrations of namespace %s: %w", namespace, err)
 	}
 	for _, m := range migrations.Items {
-		if m.Open() {
+		failed := m.Status.Result == v1alpha1.ResultFailed || m.Status.Result == v1alpha1.ResultColdStarted
+		if m.Open() || early && failed {
 			wanted[string(m.Memory())] = true
 		}
 	}

@@ -204,7 +204,24 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	}
 	size, err := sizeOf(dir)
 	result.Bytes += size
+	if err == nil {
+		e.logPause(ctx, pod, result, captured.late, size)
+	}
 	return result, held, err
+}
+
+// longPause is from when on a pause is told at the level of information: clients notice it.
+const longPause = time.Second
+
+// logPause tells what the pod was stopped for.
+func (e *Engine) logPause(ctx context.Context, pod PodTarget, d *Dump, files, images int64) {
+	level := slog.LevelDebug
+	if d.Pause >= longPause {
+		level = slog.LevelInfo
+	}
+	e.log.Log(ctx, level, "pod was paused for its checkpoint", "pod", pod.Namespace+"/"+pod.Name, "pause", d.Pause,
+		"freeze", d.Phases.Freeze, "images", d.Phases.Images, "memory", d.Phases.Memory, "files", d.Phases.Files, "thaw", d.Phases.Thaw,
+		"fileBytes", files, "bytes", images)
 }
 
 // look finds out what is in the way of a checkpoint, before anything is stopped.

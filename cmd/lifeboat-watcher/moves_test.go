@@ -35,7 +35,7 @@ func TestMoves(t *testing.T) {
 	t.Run("its source is lost", func(t *testing.T) { sourceLost(t, c) })
 	t.Run("its target is lost while it is stopped", func(t *testing.T) { targetLost(t, c) })
 	t.Run("its target is lost when it is given up", func(t *testing.T) { targetLostInVain(t, c) })
-	t.Run("somebody deletes what takes over", func(t *testing.T) { successorsDeleted(t, c) })
+	t.Run("the pod that takes over ends", func(t *testing.T) { successorsEnd(t, c) })
 	t.Run("its source is lost after the stop", func(t *testing.T) { sourceLostLater(t, c) })
 }
 

@@ -129,7 +129,9 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 		// Of interchangeable pods, those that are older than the loss are the lost
 		// pod's siblings. Creation times have whole seconds.
 		sibling := pod.Name != m.Spec.Pod.Name && pod.CreationTimestamp.Unix() < m.BeganAt().Unix()
-		if !taken[pod.UID] && !sibling && pod.DeletionTimestamp == nil {
+		// A pod that failed is replaced by its owner; a bare one is all that there is.
+		failed := pod.Status.Phase == corev1.PodFailed && m.Spec.Pod.OwnerUID != ""
+		if !taken[pod.UID] && !sibling && !failed && pod.DeletionTimestamp == nil {
 			free = append(free, pod)
 		}
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
 
-// TestDeletedUnrestored: a claim is taken from a pod that somebody deletes only while
+// TestEndedUnrestored: a claim is taken from a pod that is deleted, or failed, only while
 // nothing of the state can be that pod's, and another one will come.
-func TestDeletedUnrestored(t *testing.T) {
+func TestEndedUnrestored(t *testing.T) {
 	type changes []func(*v1alpha1.Migration)
 	by := func(strategy v1alpha1.Strategy, phases ...v1alpha1.Phase) func(*v1alpha1.Migration) {
 		return func(m *v1alpha1.Migration) {
@@ -32,13 +32,17 @@ func TestDeletedUnrestored(t *testing.T) {
 	live := v1alpha1.StrategyLive
 	for name, tc := range map[string]struct {
 		changes changes
-		deletes bool // it is being deleted; else it is gone
-		there   bool
+		deletes bool // it is being deleted
+		fails   bool
+		there   bool // else it is gone
 		want    bool
 	}{
 		"it is there":                       {changes: changes{claimed}, there: true},
 		"it is gone":                        {changes: changes{claimed}, want: true},
 		"it is being deleted":               {changes: changes{claimed}, deletes: true, want: true},
+		"its kubelet does not admit it":     {changes: changes{claimed}, fails: true, want: true},
+		"it failed after it ran":            {changes: changes{claimed, committed}, fails: true},
+		"a bare pod failed":                 {changes: changes{claimed, func(m *v1alpha1.Migration) { m.Spec.Pod.OwnerUID = "" }}, fails: true},
 		"nobody has claimed":                {},
 		"its images are brought into place": {changes: changes{claimed, begun}, want: true},
 		"it may run":                        {changes: changes{claimed, committed}},
@@ -54,13 +58,16 @@ func TestDeletedUnrestored(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var pod *corev1.Pod
-			if tc.there || tc.deletes {
+			if tc.there || tc.deletes || tc.fails {
 				pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "cart-0", Namespace: "shop", UID: "new"}}
 			}
 			if tc.deletes {
 				pod.DeletionTimestamp = ptr.To(metav1.NewTime(start))
 			}
-			if got := deletedUnrestored(deleted(tc.changes...), pod); got != tc.want {
+			if tc.fails {
+				pod.Status.Phase = corev1.PodFailed
+			}
+			if got := endedUnrestored(deleted(tc.changes...), pod); got != tc.want {
 				t.Errorf("it says %t", got)
 			}
 		})
