@@ -27,6 +27,8 @@ type dumper struct {
 	criu   *swrk
 	dir    string   // the container's folder
 	images *os.File // the folder for CRIU's images
+	// shared is the shared memory that CRIU leaves out; nil for none.
+	shared *sharedMemory
 }
 
 func (d *dumper) name() string { return d.target.Container.Name }
@@ -103,9 +105,9 @@ func (d *dumper) prepare(ctx context.Context, criu string, pod PodTarget, target
 }
 
 func (d *dumper) close() error {
-	var err error
+	err := d.shared.close()
 	if d.criu != nil {
-		err = d.criu.close()
+		err = errors.Join(err, d.criu.close())
 	}
 	if d.images != nil {
 		err = errors.Join(err, d.images.Close())
@@ -192,6 +194,11 @@ func firstCause(errs []error) error {
 // dump has CRIU dump the container. When everything is written, and the tasks
 // are still stopped, it calls written.
 func (d *dumper) dump(ctx context.Context, written func() error) error {
+	if d.shared != nil {
+		if err := d.shared.lead(); err != nil {
+			return fmt.Errorf("lead the images of shared memory to nowhere: %w", err)
+		}
+	}
 	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images)}
 	err := d.criu.call(ctx, req, func(script string) error {
 		if script != "post-dump" {

@@ -157,6 +157,14 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	if err := files.read(ctx, folders, allProcesses(dumpers)); err != nil {
 		return nil, nil, err
 	}
+	for _, d := range dumpers {
+		if s.mixed {
+			break
+		}
+		if d.shared, err = readShared(ctx, d.images.Name(), d.group.Procs); err != nil {
+			return nil, nil, fmt.Errorf("container %s: %w", d.name(), err)
+		}
+	}
 	readings, err := e.readAhead(ctx, dumpers, s, arena)
 	if err != nil {
 		return nil, nil, err
@@ -184,9 +192,15 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	}
 	readings, err = pause(ctx, dumpers, s, readings, arena, capture, result, held)
 	if err != nil {
+		s.mixed = s.mixed || errors.Is(err, errSharedMixed)
 		return nil, nil, err
 	}
 
+	for _, d := range dumpers {
+		if err := d.shared.place(); err != nil {
+			return nil, nil, fmt.Errorf("container %s: %w", d.name(), err)
+		}
+	}
 	if err := captured.finish(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -296,7 +310,7 @@ func pause(ctx context.Context, dumpers []*dumper, s *session, readings []*readi
 				return err
 			}
 			for _, d := range dumpers {
-				if err := finishAll(d, readings, arena); err != nil {
+				if err := errors.Join(finishAll(d, readings, arena), d.shared.finish(ctx)); err != nil {
 					return fmt.Errorf("container %s: %w", d.name(), err)
 				}
 			}

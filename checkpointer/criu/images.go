@@ -151,35 +151,53 @@ const (
 // out, from the image that describes a process's memory. They are exactly what has
 // to be kept in another way.
 func leftOut(file string) (memory.Set, error) {
-	image, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	set, err := parseLeftOut(image)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return set, nil
+	_, set, err := readPagemap(file, isLeftOut)
+	return set, err
 }
 
-func parseLeftOut(image []byte) (memory.Set, error) {
-	if len(image) < imageHeader {
-		return nil, io.ErrUnexpectedEOF
+func isLeftOut(flags uint64) bool { return flags&pageLazy != 0 && flags&pagePresent == 0 }
+func isPresent(flags uint64) bool { return flags&pagePresent != 0 }
+
+// pagesOf returns the number of the image of pages that an image of a pagemap has, and the
+// pages that are in it.
+func pagesOf(file string) (number uint64, present memory.Set, err error) {
+	return readPagemap(file, isPresent)
+}
+
+func readPagemap(file string, wanted func(flags uint64) bool) (number uint64, set memory.Set, err error) {
+	image, err := os.ReadFile(file)
+	if err != nil {
+		return 0, nil, err
 	}
-	_, rest, err := nextEntry(image[imageHeader:]) // the first one names the image of the pages
+	if number, set, err = parsePagemap(image, wanted); err != nil {
+		return 0, nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return number, set, nil
+}
+
+func parsePagemap(image []byte, wanted func(flags uint64) bool) (number uint64, set memory.Set, err error) {
+	if len(image) < imageHeader {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	head, rest, err := nextEntry(image[imageHeader:])
+	if err != nil {
+		return 0, nil, err
+	}
+	// go-criu's type lacks the field for the number of pages of this format.
+	fields, err := numbers(head)
+	const pagesImage = 1
+	number = fields[pagesImage]
 	var spans []memory.Span
 	for err == nil && len(rest) > 0 {
 		var raw []byte
 		if raw, rest, err = nextEntry(rest); err != nil {
 			break
 		}
-		// go-criu's type lacks the field for the number of pages of this format.
-		var fields map[protowire.Number]uint64
 		if fields, err = numbers(raw); err != nil {
 			break
 		}
 		const address, pagesCompat, flags, pages = 1, 2, 4, 5
-		if fields[flags]&pageLazy == 0 || fields[flags]&pagePresent != 0 {
+		if !wanted(fields[flags]) {
 			continue
 		}
 		count := fields[pages]
@@ -188,11 +206,11 @@ func parseLeftOut(image []byte) (memory.Set, error) {
 		}
 		start := fields[address]
 		if start%pageSize != 0 || count > (math.MaxUint64-start)/pageSize {
-			return nil, fmt.Errorf("%d pages at %x are no part of an address space", count, start)
+			return 0, nil, fmt.Errorf("%d pages at %x are no part of an address space", count, start)
 		}
 		spans = append(spans, memory.Span{Start: start, End: start + count*pageSize})
 	}
-	return memory.NewSet(spans...), err
+	return number, memory.NewSet(spans...), err
 }
 
 // numbers returns the numeric fields of a message.

@@ -28,6 +28,9 @@ type session struct {
 	verifying bool
 	// untracked is set when a tracker turned out to be wrong.
 	untracked bool
+	// mixed is set when CRIU numbered its images otherwise than was foreseen: it then
+	// copies shared memory itself.
+	mixed bool
 }
 
 // taskID tells a process from a later one of the same number.

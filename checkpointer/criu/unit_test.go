@@ -212,13 +212,16 @@ func TestRearm(t *testing.T) {
 }
 
 // pagemapImage is an image with entries of an address, a number of pages and flags.
-func pagemapImage(entries ...[3]uint64) []byte {
+func pagemapImage(entries ...[3]uint64) []byte { return numbered(1, entries...) }
+
+// numbered is the same of an image that names the image of its pages by a number.
+func numbered(number uint64, entries ...[3]uint64) []byte {
 	image := make([]byte, imageHeader)
 	add := func(entry []byte) {
 		image = binary.LittleEndian.AppendUint32(image, uint32(len(entry)))
 		image = append(image, entry...)
 	}
-	add(protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 1))
+	add(protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), number))
 	for _, e := range entries {
 		var entry []byte
 		for i, field := range []protowire.Number{1, 5, 4} {
@@ -229,9 +232,14 @@ func pagemapImage(entries ...[3]uint64) []byte {
 	return image
 }
 
+func leftOutOf(image []byte) (memory.Set, error) {
+	_, set, err := parsePagemap(image, isLeftOut)
+	return set, err
+}
+
 func TestParseLeftOut(t *testing.T) {
 	image := pagemapImage([3]uint64{0x10000, 2, pageLazy}, [3]uint64{0x12000, 1, pageLazy | pagePresent}, [3]uint64{0x20000, 1, pagePresent}, [3]uint64{0x30000, 3, pageLazy})
-	got, err := parseLeftOut(image)
+	got, err := leftOutOf(image)
 	want := memory.Set{{Start: 0x10000, End: 0x10000 + 2*pageSize}, {Start: 0x30000, End: 0x30000 + 3*pageSize}}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Error(err, diff)
@@ -242,7 +250,7 @@ func TestParseLeftOut(t *testing.T) {
 		"beyond memory": pagemapImage([3]uint64{1 << 63, 1 << 62, pageLazy}),
 		"crooked":       pagemapImage([3]uint64{17, 1, pageLazy}),
 	} {
-		if got, err := parseLeftOut(bad); err == nil {
+		if got, err := leftOutOf(bad); err == nil {
 			t.Errorf("%s: %v", what, got)
 		}
 	}
@@ -251,7 +259,7 @@ func TestParseLeftOut(t *testing.T) {
 func FuzzParseLeftOut(f *testing.F) {
 	f.Add(pagemapImage([3]uint64{0x10000, 2, pageLazy}))
 	f.Fuzz(func(t *testing.T, image []byte) {
-		set, err := parseLeftOut(image)
+		set, err := leftOutOf(image)
 		if err == nil && len(memory.Subtract(set, memory.NewSet(set...))) > 0 {
 			t.Errorf("%v is not in order", set)
 		}

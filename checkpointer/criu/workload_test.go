@@ -25,6 +25,7 @@ var workloads = map[string]func(args []string){
 	"cat":      func([]string) { io.Copy(os.Stdout, os.Stdin) },
 	"memory":   fill,
 	"ipc":      ipc,
+	"buffers":  buffers,
 	"changes":  changes,
 	"iouring":  ioUring,
 	"sleep":    func([]string) { time.Sleep(time.Hour) },

@@ -47,7 +47,7 @@ var rules = map[Reason]rule{
 	NetworkFiles:    {Warns, "the same file must be there on every node, and its content is not part of a checkpoint"},
 	NetworkLock:     {Warns, "the lock is not part of the file system's own state after a node loss; another client may hold it by then"},
 	HugePages:       {Warns, "they are copied in full while the pod is paused, and before it runs again; transparent huge pages are not"},
-	SharedMemory:    {Warns, "it is copied in full while the pod is paused, and before it runs again"},
+	SharedMemory:    {Warns, "all of it is looked at while the pod is paused, and brought back before it runs again"},
 	HostIPC:         {Warns, `remove "hostIPC: true" from the pod's spec: what is in the node's shared memory stays behind`},
 	WritableVolume:  {Warns, `annotation lifeboat.dev/volumes: "ignore" restores the pod's memory all the same, if its programs bear older memory than files`},
 }

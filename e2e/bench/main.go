@@ -90,6 +90,7 @@ func benchCommand(b bench, short string) *cobra.Command {
 	}
 	flags.IntVar(&o.runs, "runs", 0, "measurements of each row (default 5 to 20, by its size)")
 	flags.BoolVar(&o.quick, "quick", false, "measure a few rows, in less than a minute")
+	flags.BoolVar(&o.shared, "shared", false, "have the memory be such that processes share it without a file, as a database's buffers")
 	flags.BoolVar(&prefer, "prefer-cpu", false, "give what is measured the processors before all else on this machine")
 	flags.StringVar(&out, "out", "", "file to write every measurement to, as .csv or .json")
 	return cmd

@@ -17,13 +17,20 @@ type workload struct {
 	Redis   bool         `json:"redis,omitempty"`
 	Content content.Kind `json:"content,omitempty"`
 	Bytes   int64        `json:"bytes"`
+	// Shared is whether the memory is such that processes share it without a file, as a
+	// database's buffers; else it is the program's own.
+	Shared bool `json:"shared,omitempty"`
 }
 
 func (w workload) String() string {
 	if w.Redis {
 		return "redis " + sizeText(w.Bytes)
 	}
-	return string(w.Content) + " " + sizeText(w.Bytes)
+	text := string(w.Content) + " " + sizeText(w.Bytes)
+	if w.Shared {
+		text += " shared"
+	}
+	return text
 }
 
 func (w workload) pages() uint64 { return uint64(w.Bytes / content.PageSize) }
@@ -70,7 +77,7 @@ type options struct {
 	sizes, contents []string
 	dirty           []int
 	runs            int
-	quick           bool
+	quick, shared   bool
 }
 
 // bench is what differs in what the three benchmarks measure.
@@ -104,13 +111,13 @@ func plan(b bench, o options) ([]row, error) {
 		}
 		rows = append(rows, r)
 	}
-	if chosen.redis && b != benchRestore {
+	if chosen.redis && !o.shared && b != benchRestore {
 		add(workload{Redis: true, Bytes: redisBytes}, 0)
 	}
 	for _, size := range chosen.sizes {
 		for _, kind := range chosen.kinds {
 			for _, dirty := range chosen.dirty {
-				w := workload{Content: kind, Bytes: size}
+				w := workload{Content: kind, Bytes: size, Shared: o.shared}
 				if chosen.all || usual(b, w, dirty, o.quick) {
 					add(w, dirty)
 				}

@@ -87,7 +87,11 @@ func newSubject(w workload) (*subject, error) {
 	if w.Redis {
 		spec.Command = append([]string{fillerProgram, "beside"}, redisCommand...)
 	} else {
-		spec.Command = []string{fillerProgram, "fill", string(w.Content), strconv.FormatInt(w.Bytes, 10)}
+		how := "fill"
+		if w.Shared {
+			how = "share"
+		}
+		spec.Command = []string{fillerProgram, how, string(w.Content), strconv.FormatInt(w.Bytes, 10)}
 	}
 	err := attempt(func(t nodetest.T) {
 		s.pod = nodetest.NewPod(t, fmt.Sprintf("bench-%d", made), fmt.Sprintf("bench-%d", made))

@@ -1,7 +1,8 @@
 // Command filler is a benchmark's workload in a container: a process with as much
 // memory as wanted, and a probe that knows for how long nothing of it ran.
 //
-//	filler fill CONTENT BYTES     fill memory
+//	filler fill CONTENT BYTES     fill memory of its own
+//	filler share CONTENT BYTES    fill memory that other processes could share
 //	filler beside COMMAND [ARG]…  run another program, with the probe beside it
 //
 // It answers one line of a connection to Address, and closes it:
@@ -45,7 +46,11 @@ func run(args []string) error {
 	f := &filler{}
 	switch {
 	case len(args) == 3 && args[0] == "fill":
-		if err := f.fill(args[1], args[2]); err != nil {
+		if err := f.fill(args[1], args[2], unix.MAP_PRIVATE); err != nil {
+			return err
+		}
+	case len(args) == 3 && args[0] == "share":
+		if err := f.fill(args[1], args[2], unix.MAP_SHARED); err != nil {
 			return err
 		}
 	case len(args) > 1 && args[0] == "beside":
@@ -54,7 +59,7 @@ func run(args []string) error {
 			return err
 		}
 	default:
-		return fmt.Errorf("%q: use fill CONTENT BYTES or beside COMMAND", args)
+		return fmt.Errorf("%q: use fill CONTENT BYTES, share CONTENT BYTES or beside COMMAND", args)
 	}
 	var config net.ListenConfig
 	config.SetMultipathTCP(false) // CRIU cannot dump it
@@ -80,8 +85,8 @@ type filler struct {
 	probe  probe
 }
 
-// fill maps memory of its own: that of Go's heap moves, and is given back.
-func (f *filler) fill(kind, size string) error {
+// fill maps memory: that of Go's heap moves, and is given back.
+func (f *filler) fill(kind, size string, how int) error {
 	var err error
 	if f.kind, err = content.Parse(kind); err != nil {
 		return err
@@ -90,7 +95,7 @@ func (f *filler) fill(kind, size string) error {
 	if err != nil || bytes <= 0 || bytes%content.PageSize != 0 {
 		return fmt.Errorf("%q bytes: use a multiple of %d", size, content.PageSize)
 	}
-	f.memory, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	f.memory, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, how|unix.MAP_ANON)
 	if err != nil {
 		return fmt.Errorf("map %d bytes: %w", bytes, err)
 	}
