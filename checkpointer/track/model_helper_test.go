@@ -153,8 +153,10 @@ func (m *model) operate() {
 		start, _, errno := unix.Syscall6(unix.SYS_MREMAP, r.start, r.length, r.length, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, other.start, 0)
 		if errno == 0 {
 			r.start = start
-		} else {
+		} else { // of several mappings, some may have been moved
 			must(unmap(other.start, other.length))
+			must(unmap(r.start, r.length))
+			m.regions = append(m.regions[:i], m.regions[i+1:]...)
 		}
 	case choice < 68: // drop
 		advise(unix.MADV_DONTNEED)
