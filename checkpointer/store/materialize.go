@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Materialize writes the files of a generation below dir, which must be empty or
@@ -80,10 +78,7 @@ func (s *Store) Verify(ctx context.Context, key Key, number int64) error {
 
 // unpackFiles unpacks the generation's files below root.
 func (r *Reader) unpackFiles(ctx context.Context, root *os.Root) error {
-	group, ctx := errgroup.WithContext(ctx)
-	work := make(chan stretch, r.store.options.Workers)
-	group.Go(func() error {
-		defer close(work)
+	return r.unpackAll(ctx, func(ctx context.Context, work chan<- stretch) error {
 		for i := range r.manifest.files {
 			if err := sendStretches(ctx, &r.manifest.files[i], root, work); err != nil {
 				return err
@@ -91,20 +86,6 @@ func (r *Reader) unpackFiles(ctx context.Context, root *os.Root) error {
 		}
 		return nil
 	})
-	for range r.store.options.Workers {
-		group.Go(func() error {
-			content := make([]byte, pieceSize)
-			var failed error
-			for st := range work { // to the end, so that every file is closed
-				if failed == nil {
-					failed = r.unpack(ctx, st, content[:st.length])
-				}
-				failed = errors.Join(failed, st.target.done())
-			}
-			return failed
-		})
-	}
-	return group.Wait()
 }
 
 // unpack writes one stretch to its target. Content is space for it.
@@ -163,7 +144,6 @@ func sendStretches(ctx context.Context, f *stagedFile, root *os.Root, work chan<
 	if f.folder {
 		return explainTarget(root.Mkdir(f.path, 0o700))
 	}
-	stretches := f.stretches()
 	file, err := root.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return explainTarget(err)
@@ -172,6 +152,11 @@ func sendStretches(ctx context.Context, f *stagedFile, root *os.Root, work chan<
 		file.Close()
 		return explainTarget(err)
 	}
+	return sendAll(ctx, file, f.stretches(func(i int) bool { return f.parts[i].chunk == hole }), work)
+}
+
+// sendAll sends what a file consists of. It is closed after the last of that.
+func sendAll(ctx context.Context, file *os.File, stretches []stretch, work chan<- stretch) error {
 	if len(stretches) == 0 {
 		return file.Close()
 	}
@@ -192,18 +177,19 @@ func sendStretches(ctx context.Context, f *stagedFile, root *os.Root, work chan<
 	return nil
 }
 
-func (f *stagedFile) stretches() []stretch {
+// stretches are what of the file is to be written; skip leaves out parts.
+func (f *stagedFile) stretches(skip func(part int) bool) []stretch {
 	var list []stretch
 	var offset int64
 	for i := 0; i < len(f.parts); {
-		if f.parts[i].chunk == hole {
+		if skip(i) {
 			offset += f.parts[i].length
 			i++
 			continue
 		}
 		st := stretch{path: f.path, offset: offset}
 		first := i
-		for ; i < len(f.parts) && f.parts[i].chunk != hole && st.length+f.parts[i].length <= pieceSize; i++ {
+		for ; i < len(f.parts) && !skip(i) && st.length+f.parts[i].length <= pieceSize; i++ {
 			st.length += f.parts[i].length
 		}
 		st.parts = f.parts[first:i]
