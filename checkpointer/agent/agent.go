@@ -96,6 +96,8 @@ type Agent struct {
 	connections connections
 	// changes tells that a Migration has changed.
 	changes changes
+	// drafts are the files of pods that may be restored here soon.
+	drafts drafts
 
 	// dumping is held while a pod is paused: one pod of a node at a time.
 	dumping sync.Mutex
@@ -211,6 +213,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	})
 	group.Go(func() error { return a.runSchedule(ctx) })
 	group.Go(func() error { return a.runMoves(ctx) })
+	group.Go(func() error { return a.runDrafts(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
 	group.Go(func() error { return a.runScrub(ctx) })
 	a.log.Info("checkpointer runs", "store", cfg.StoreDir, "tracking", tracking)
@@ -359,4 +362,6 @@ const stopsFolder = "_stops"
 var (
 	stagingFolder = filepath.Join(client.Folder, "staging")
 	restoreFolder = filepath.Join(client.Folder, "restore")
+	// draftFolder has the files of pods that may be restored here soon.
+	draftFolder = filepath.Join(client.Folder, "drafts")
 )

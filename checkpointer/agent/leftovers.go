@@ -20,7 +20,7 @@ func (a *Agent) clearLeftovers(ctx context.Context, kept []keeper.Description) e
 		ids[k.ID] = true
 	}
 	a.killUndrained(ctx, ids)
-	for _, dir := range []string{stagingFolder, restoreFolder} {
+	for _, dir := range []string{stagingFolder, restoreFolder, draftFolder} {
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("clear %s: %w", dir, err)
 		}

@@ -238,7 +238,7 @@ func (a *Agent) prepare(ctx context.Context, r *restore, req client.CreateReques
 				newest, tried[c.generation.Number], damaged[c.generation.Number] = cmp.Or(newest, errors.New(why)), true, true
 				continue
 			}
-			opened, err := a.open(ctx, r.key, c, dir)
+			opened, err := a.open(ctx, r.key, c, a.drafts.take(r.migration.UID), dir)
 			if err == nil {
 				takenAt := metav1.NewMicroTime(opened.generation().TakenAt)
 				r.dir, r.opened = dir, opened

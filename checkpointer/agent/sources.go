@@ -123,16 +123,26 @@ type opened struct {
 	rest []transfer.Holder
 }
 
-// open opens a generation, and brings its files, verified, into dir. The memory
-// of processes stays where it is.
-func (a *Agent) open(ctx context.Context, key store.Key, c candidate, dir string) (*opened, error) {
+// open opens a generation, and brings its files, verified, into dir, by a draft where that
+// is not nil. The memory of processes stays where it is.
+func (a *Agent) open(ctx context.Context, key store.Key, c candidate, made *store.Draft, dir string) (_ *opened, err error) {
+	bring := func(reader *store.Reader) error {
+		err := a.materialize(ctx, reader, made, dir)
+		made = nil
+		return err
+	}
+	defer func() {
+		if made != nil { // nobody came to use it
+			err = errors.Join(err, made.Remove())
+		}
+	}()
 	o := &opened{log: a.log, key: key, number: c.generation.Number, store: a.store, rest: c.holders}
 	var errs []error
 	if c.local {
 		reader, err := a.store.OpenReader(ctx, key, o.number, nil)
 		if err == nil {
 			o.reader = reader
-			if err = reader.Materialize(ctx, dir); err == nil {
+			if err = bring(reader); err == nil {
 				return o, nil
 			}
 		}
@@ -147,7 +157,7 @@ func (a *Agent) open(ctx context.Context, key store.Key, c candidate, dir string
 			}
 			return nil, errors.Join(errs...)
 		}
-		if err = reader.Materialize(ctx, dir); err == nil {
+		if err = bring(reader); err == nil {
 			return o, nil
 		}
 		errs = append(errs, err)

@@ -127,6 +127,9 @@ func (s *Store) newReader(key Key, m *manifest, h header, namespaceKey [32]byte)
 	return r
 }
 
+// Key returns the pod that the generation is of.
+func (r *Reader) Key() Key { return r.key }
+
 // Generation returns what the generation is.
 func (r *Reader) Generation() Generation { return r.manifest.generation }
 
