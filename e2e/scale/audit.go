@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,6 +45,26 @@ func (l auditLog) position() (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
+}
+
+// noteTime is how long the API server may take to note a request of which a watch has told.
+const noteTime = 10 * time.Second
+
+// await is since, once a request was noted so often, or should have been: a watch may tell
+// of what it did before it is answered.
+func (l auditLog) await(ctx context.Context, position int64, what string, count int) ([]request, error) {
+	ctx, cancel := context.WithTimeout(ctx, noteTime)
+	defer cancel()
+	for {
+		requests, err := l.since(position)
+		if err != nil || ctx.Err() != nil || counts(requests)[what] >= count {
+			return requests, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // since are the requests that were noted after a position.

@@ -255,7 +255,7 @@ func (run *schedulerRun) measureWaiting(ctx context.Context, p *plane, scheduler
 	if err != nil {
 		return err
 	}
-	requests, err := p.audit.since(position)
+	requests, err := p.audit.await(ctx, position, "create pods/binding", len(b.names))
 	if err != nil {
 		return err
 	}
