@@ -59,7 +59,7 @@ func shortOfMemory(t *testing.T, node string) time.Time {
 		}
 	}
 	before := time.Now()
-	configure(deadline(t), `cp kubelet.yaml kubelet.before && printf 'evictionSoft:\n  memory.available: "99%%"\nevictionSoftGracePeriod:\n  memory.available: 24h\n' >>kubelet.yaml`)
+	configure(deadline(t), `cp kubelet.yaml kubelet.before && printf 'evictionSoft:\n  memory.available: "99.99%%"\nevictionSoftGracePeriod:\n  memory.available: 24h\n' >>kubelet.yaml`)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
