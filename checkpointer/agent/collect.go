@@ -37,10 +37,10 @@ func inNamespace(namespace string) ctrlclient.ListOption { return ctrlclient.InN
 // that are retained, of the node's own pods and of those it holds copies of,
 // and everything of pods that are gone for good.
 func (a *Agent) runCollection(ctx context.Context) error {
-	retain, orphans := time.NewTicker(retainEvery), time.NewTicker(orphanEvery)
+	retain, orphans, short := time.NewTicker(retainEvery), time.NewTicker(orphanEvery), time.NewTicker(shortEvery)
 	defer retain.Stop()
 	defer orphans.Stop()
-	var lookedEarly time.Time
+	defer short.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,8 +53,8 @@ func (a *Agent) runCollection(ctx context.Context) error {
 			if err := a.retainAll(ctx); err != nil {
 				a.log.Warn("drop old generations", "err", err)
 			}
-			if time.Since(lookedEarly) >= shortEvery && diskShort(a.cfg.StoreDir) {
-				lookedEarly = time.Now()
+		case <-short.C:
+			if diskShort(a.cfg.StoreDir) {
 				a.tidy(ctx, true)
 			}
 		case <-orphans.C:

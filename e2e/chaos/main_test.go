@@ -1,7 +1,6 @@
 package main
 
 import (
-	"flag"
 	"os"
 	"testing"
 	"time"
@@ -10,6 +9,5 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	os.Exit(steady.Main(m.Run, time.Second))
 }

@@ -47,7 +47,6 @@ var (
 const longestStall = time.Second
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	os.Exit(steady.Main(func() int { return runAll(m) }, longestStall))
 }
 

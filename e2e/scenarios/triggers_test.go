@@ -3,7 +3,6 @@ package scenarios
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -126,14 +125,7 @@ func relievedOneByOne(t *testing.T, namespace, node string, began time.Time) {
 			if err := api.List(ctx, &known, client.InNamespace(namespace)); err != nil {
 				return false, "", err
 			}
-			var fences v1alpha1.FenceList
-			if err := api.List(ctx, &fences); err != nil {
-				return false, "", err
-			}
 			seen := ""
-			for _, fence := range fences.Items {
-				seen += fmt.Sprintf("%s %+v; ", fence.Name, fence.Status.Load)
-			}
 			for _, k := range known.Items {
 				if k.Spec.Reason == v1alpha1.MigrationNodePressure && k.Spec.SourceNode == node {
 					seen += k.Name + " "
