@@ -60,6 +60,10 @@ func plan(staged *os.Root) ([]plannedFile, error) {
 				continue
 			}
 		}
+		if path.Ext(f.path) == tarExtension {
+			f.lengths = cutArchive(staged, *f)
+			continue
+		}
 		f.lengths = cutEvenly(f.size)
 	}
 	return files, nil
