@@ -347,11 +347,12 @@ func allProcesses(dumpers []*dumper) func() ([]int, error) {
 	}
 }
 
-// late adds the processes that began after memory was read ahead.
+// late adds the processes that began after memory was read ahead. It forgets what the
+// others had in the generation before: one that has ended since has no memory in this one.
 func late(dumpers []*dumper, s *session, readings []*reading) ([]*reading, error) {
 	known := map[taskID]bool{}
 	for _, r := range readings {
-		known[r.id] = true
+		known[r.id], r.next = true, nil
 	}
 	for _, d := range dumpers {
 		tasks, err := s.find(d.container)

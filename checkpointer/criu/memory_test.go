@@ -225,3 +225,21 @@ func TestIdentifyAProcessWithAStrangeName(t *testing.T) {
 		t.Errorf("a process that is not there: %v", err)
 	}
 }
+
+// A process that ended between the reading ahead and the pause was in the generation
+// before. It must not be in this one: a restore would wait for it in vain.
+func TestMemoryOfAProcessThatEnds(t *testing.T) {
+	pages := memory.NewSet(memory.Span{Start: pageSize, End: 3 * pageSize})
+	lives := &reading{task: &task{id: taskID{pid: 1}, inner: 1, next: pages}}
+	ended := &reading{task: &task{id: taskID{pid: 2}, inner: 2, next: pages}}
+	readings, err := late(nil, &session{}, []*reading{lives, ended})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lives.next = pages // its image was found
+	var dump Dump
+	dump.take(readings)
+	if len(dump.Memory) != 1 || dump.Memory[0].PID != 1 {
+		t.Errorf("the checkpoint has memory of %+v", dump.Memory)
+	}
+}
