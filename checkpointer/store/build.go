@@ -35,19 +35,21 @@ func (b *builder) startFile(f plannedFile) {
 // add appends a chunk to the last started file.
 func (b *builder) add(c packedChunk) error {
 	f := &b.files[len(b.files)-1]
-	if c.zero {
-		if n := len(f.parts); n > 0 && f.parts[n-1].chunk == hole {
-			f.parts[n-1].length += int64(c.length)
-			return nil
+	next := part{chunk: hole, length: int64(c.length)}
+	switch {
+	case c.kept != nil:
+		next = *c.kept
+	case !c.zero:
+		var err error
+		if next.chunk, err = b.store(c, b.generation); err != nil {
+			return err
 		}
-		f.parts = append(f.parts, part{chunk: hole, length: int64(c.length)})
+	}
+	if n := len(f.parts); next.chunk == hole && n > 0 && f.parts[n-1].chunk == hole {
+		f.parts[n-1].length += next.length
 		return nil
 	}
-	at, err := b.store(c, b.generation)
-	if err != nil {
-		return err
-	}
-	f.parts = append(f.parts, part{chunk: at, length: int64(c.length)})
+	f.parts = append(f.parts, next)
 	return nil
 }
 

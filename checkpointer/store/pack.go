@@ -16,6 +16,8 @@ type packedChunk struct {
 	length uint32
 	zero   bool
 	hash   chunkHash
+	// kept is a part of the base that stands in its place, and is all that is known of it.
+	kept *part
 	// places are where it belongs, when it is of a process's memory.
 	places []extent
 	// payload is what to encrypt when the chunk is new: its bytes, or their
@@ -39,6 +41,9 @@ type piece struct {
 // behind it lets the last chunk be hashed in place.
 const pieceSize = 1 << 20
 
+// mostChunks bounds the chunks of a piece, since those that are kept have no content there.
+const mostChunks = 1024
+
 func newPiece() *piece {
 	return &piece{data: make([]byte, 0, pieceSize+hashLeaf), finished: make(chan struct{}, 1)}
 }
@@ -46,7 +51,7 @@ func newPiece() *piece {
 // readAndPack reads the planned files piece by piece, and then the fresh memory,
 // hashes and compresses them on several goroutines, and gives the chunks to the
 // builder in order. What it holds in memory does not grow with them.
-func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []plannedFile, layouts []layout, h *hasher, b *builder) error {
+func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []plannedFile, base baseParts, layouts []layout, h *hasher, b *builder) error {
 	group, ctx := errgroup.WithContext(ctx)
 	inWork := 2*s.options.Workers + 1
 	free := make(chan *piece, inWork)
@@ -64,7 +69,7 @@ func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []planne
 			inOrder <- p
 		}
 		for i := range files {
-			if err := readPieces(ctx, staged, &files[i], free, send); err != nil {
+			if err := readPieces(ctx, staged, &files[i], base, free, send); err != nil {
 				return err
 			}
 		}
@@ -112,38 +117,48 @@ func (s *Store) readAndPack(ctx context.Context, staged *os.Root, files []planne
 }
 
 // readPieces reads one file into free pieces, and sends them on.
-func readPieces(ctx context.Context, staged *os.Root, f *plannedFile, free <-chan *piece, send func(*piece)) error {
+func readPieces(ctx context.Context, staged *os.Root, f *plannedFile, base baseParts, free <-chan *piece, send func(*piece)) error {
+	p, err := nextPiece(ctx, free)
+	if err != nil {
+		return err
+	}
+	p.file = f
 	var file *os.File
 	if len(f.lengths) > 0 {
-		var err error
 		if file, err = staged.Open(f.path); err != nil {
 			return err
 		}
 		defer file.Close()
 	}
-	lengths := f.lengths
-	for first := true; first || len(lengths) > 0; first = false {
-		p, err := nextPiece(ctx, free)
-		if err != nil {
-			return err
+	lengths, kept := f.lengths, f.kept
+	for at := int64(0); len(lengths) > 0 || len(kept) > 0; {
+		if len(kept) > 0 && at == kept[0].offset {
+			if p, err = base.take(ctx, p, kept[0].parts, free, send); err != nil {
+				return fmt.Errorf("take over %s: %w", f.path, err)
+			}
+			at, kept = at+kept[0].length, kept[1:]
+			continue
 		}
-		if first {
-			p.file = f
-		}
-		size := 0
-		for len(lengths) > 0 && size+int(lengths[0]) <= pieceSize {
+		begin, end := len(p.data), at
+		for len(lengths) > 0 && len(p.data)+int(lengths[0]) <= pieceSize && len(p.chunks) < mostChunks && (len(kept) == 0 || end < kept[0].offset) {
 			p.chunks = append(p.chunks, packedChunk{length: lengths[0]})
-			size += int(lengths[0])
+			p.data = p.data[:len(p.data)+int(lengths[0])]
+			end += int64(lengths[0])
 			lengths = lengths[1:]
 		}
-		p.data = p.data[:size]
-		if size > 0 {
-			if _, err := io.ReadFull(file, p.data); err != nil {
-				return fmt.Errorf("read %s: %w", f.path, err)
+		if end == at { // the piece is full
+			send(p)
+			if p, err = nextPiece(ctx, free); err != nil {
+				return err
 			}
+			continue
 		}
-		send(p)
+		if _, err := io.ReadFull(io.NewSectionReader(file, at, end-at), p.data[begin:]); err != nil {
+			return fmt.Errorf("read %s: %w", f.path, err)
+		}
+		at = end
 	}
+	send(p)
 	return nil
 }
 
@@ -216,6 +231,9 @@ func (pk *packer) pack(p *piece) {
 	rest := p.data
 	for i := range p.chunks {
 		c := &p.chunks[i]
+		if c.kept != nil {
+			continue
+		}
 		data := rest[:c.length]
 		rest = rest[c.length:]
 		p.packed = pk.packChunk(c, data, p.packed)

@@ -19,27 +19,28 @@ import (
 // When gen.Number is 0, Seal chooses the next number; else it must be higher than
 // every number that the pod ever used. Fresh content is only read, and may change
 // once Seal has returned. Unchanged memory is neither read nor written, but for
-// the little that is copied when segments are worn (see compact.go).
+// the little that is copied when segments are worn (see compact.go). Nor is what is
+// kept of the staged files.
 //
 // When Seal returns without an error the generation is on stable storage. With
 // one, the store is as it was, but for generations that had to go to keep the
 // budget: ErrBudget and ErrDiskFull say that there is no room. The staged
 // files may be removed either way.
-func (s *Store) Seal(ctx context.Context, key Key, gen Generation, stagedDir string, processes []memory.Process) (Generation, error) {
+func (s *Store) Seal(ctx context.Context, key Key, gen Generation, stagedDir string, processes []memory.Process, kept ...Kept) (Generation, error) {
 	if err := key.Validate(); err != nil {
 		return Generation{}, fmt.Errorf("seal: %w", err)
 	}
 	p := s.pod(key)
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	gen, err := s.seal(ctx, key, p, gen, stagedDir, processes)
+	gen, err := s.seal(ctx, key, p, gen, stagedDir, processes, kept)
 	if err != nil {
 		return Generation{}, fmt.Errorf("seal a generation of %s: %w", key, err)
 	}
 	return gen, nil
 }
 
-func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stagedDir string, processes []memory.Process) (Generation, error) {
+func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stagedDir string, processes []memory.Process, kept []Kept) (Generation, error) {
 	latest, err := s.latest(key)
 	if err != nil {
 		return Generation{}, err
@@ -83,6 +84,13 @@ func (s *Store) seal(ctx context.Context, key Key, p *pod, gen Generation, stage
 	if w.base != nil {
 		defer w.base.Close()
 		manifest = w.base.manifest
+	}
+	from := manifest
+	if gen.Base == 0 {
+		from = nil
+	}
+	if err := keep(w.files, kept, from); err != nil {
+		return Generation{}, err
 	}
 	for _, folder := range []string{segmentsFolder, manifestsFolder} {
 		if err := s.disk.mkdirAll(key.path(folder)); err != nil {
@@ -208,7 +216,7 @@ func (s *Store) write(ctx context.Context, w work, base *manifest, gen Generatio
 	}()
 	h := newHasher(w.namespaceKey)
 	b := newBuilder(base, writer, gen.Number, len(layouts), leave)
-	if err := s.readAndPack(ctx, w.staged, w.files, layouts, h, b); err != nil {
+	if err := s.readAndPack(ctx, w.staged, w.files, baseParts{w.base, leave}, layouts, h, b); err != nil {
 		return Generation{}, err
 	}
 	if w.base != nil {

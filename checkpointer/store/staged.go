@@ -14,6 +14,8 @@ type plannedFile struct {
 	folder  bool
 	size    int64
 	lengths []uint32
+	// kept is what is taken from the base, ascending: lengths leaves it out.
+	kept []keptParts
 }
 
 var (

@@ -25,7 +25,7 @@ import (
 
 // Store is what the contract is about.
 type Store interface {
-	Seal(ctx context.Context, key store.Key, gen store.Generation, stagedDir string, processes []memory.Process) (store.Generation, error)
+	Seal(ctx context.Context, key store.Key, gen store.Generation, stagedDir string, processes []memory.Process, kept ...store.Kept) (store.Generation, error)
 	List(key store.Key) ([]store.Generation, error)
 	Pods() ([]store.Key, error)
 	Files(key store.Key, number int64) ([]*peerv1.File, error)
