@@ -27,17 +27,19 @@ func TestDrafted(t *testing.T) {
 		node string
 		want bool
 	}{
-		"it may become the target":  {with(planned(live, accepted), unclaimed), "there", true},
-		"it is the target":          {planned(live, accepted, stopping), "there", true},
-		"another one is":            {planned(live, accepted), "elsewhere", false},
-		"it is to be the target":    {with(with(planned(live, accepted), unclaimed), to("there")), "there", true},
-		"another one is to be":      {with(with(planned(live, accepted), unclaimed), to("elsewhere")), "there", false},
-		"the source":                {with(planned(live, accepted), unclaimed), "here", false},
-		"not accepted":              {with(planned(live), unclaimed), "there", false},
-		"not live":                  {with(planned(v1alpha1.StrategyWarm, accepted), unclaimed), "there", false},
-		"withdrawn":                 {with(planned(live, accepted), func(m *v1alpha1.Migration) { m.Status.Reason = v1alpha1.ReasonSourceFailed }), "there", false},
-		"over":                      {with(planned(live, accepted), func(m *v1alpha1.Migration) { m.Status.Result = v1alpha1.ResultRestored }), "there", false},
-		"its processes may be back": {with(planned(live, accepted), func(m *v1alpha1.Migration) { m.Status.Restore = &v1alpha1.RestoreStatus{PodUID: "successor", CommittedAt: &metav1.MicroTime{}} }), "there", false},
+		"it may become the target": {with(planned(live, accepted), unclaimed), "there", true},
+		"it is the target":         {planned(live, accepted, stopping), "there", true},
+		"another one is":           {planned(live, accepted), "elsewhere", false},
+		"it is to be the target":   {with(with(planned(live, accepted), unclaimed), to("there")), "there", true},
+		"another one is to be":     {with(with(planned(live, accepted), unclaimed), to("elsewhere")), "there", false},
+		"the source":               {with(planned(live, accepted), unclaimed), "here", false},
+		"not accepted":             {with(planned(live), unclaimed), "there", false},
+		"not live":                 {with(planned(v1alpha1.StrategyWarm, accepted), unclaimed), "there", false},
+		"withdrawn":                {with(planned(live, accepted), func(m *v1alpha1.Migration) { m.Status.Reason = v1alpha1.ReasonSourceFailed }), "there", false},
+		"over":                     {with(planned(live, accepted), func(m *v1alpha1.Migration) { m.Status.Result = v1alpha1.ResultRestored }), "there", false},
+		"its processes may be back": {with(planned(live, accepted), func(m *v1alpha1.Migration) {
+			m.Status.Restore = &v1alpha1.RestoreStatus{PodUID: "successor", CommittedAt: &metav1.MicroTime{}}
+		}), "there", false},
 	} {
 		if got := drafted(tc.m, tc.node); got != tc.want {
 			t.Errorf("%s: %t", name, got)

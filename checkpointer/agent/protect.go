@@ -324,7 +324,11 @@ func (a *Agent) seal(ctx context.Context, pod *corev1.Pod, dump *criu.Dump, dir 
 	a.mu.Lock()
 	g.Facts = a.facts
 	a.mu.Unlock()
-	sealed, err := a.store.Seal(ctx, keyOf(pod), g, dir, dump.Memory)
+	var kept []store.Kept
+	for _, k := range dump.Kept {
+		kept = append(kept, store.Kept{Path: k.Archive, Offset: k.Offset, Length: k.Length, BasePath: k.BaseArchive, BaseOffset: k.BaseOffset})
+	}
+	sealed, err := a.store.Seal(ctx, keyOf(pod), g, dir, dump.Memory, kept...)
 	if err != nil {
 		return g, fmt.Errorf("seal generation %d: %w", g.Number, err)
 	}

@@ -31,6 +31,10 @@ type capturer struct {
 	ahead *filesAhead
 	// moves are the contents that are still in the spool.
 	moves []move
+	// kept are the contents that are left to the base, and saved the files that the next
+	// generation may leave to this one.
+	kept  []KeptFile
+	saved map[inode]savedFile
 	// late is how many bytes of files were copied with the pod stopped.
 	late int64
 }
@@ -44,7 +48,7 @@ type move struct {
 // captureFiles writes the pod's files, as they are now, into tar files, but for what
 // was copied ahead and is still as it was: that is left to finish. The pod is stopped.
 func captureFiles(ctx context.Context, trees []tree, ahead *filesAhead, processes func() ([]int, error)) (*capturer, error) {
-	c := &capturer{copier: copier{proceed: func() error { return context.Cause(ctx) }}, ahead: ahead}
+	c := &capturer{copier: copier{proceed: func() error { return context.Cause(ctx) }}, ahead: ahead, saved: map[inode]savedFile{}}
 	ahead.stopped(processes)
 	for _, t := range trees {
 		if err := c.captureTree(t); err != nil {
@@ -224,10 +228,14 @@ func (a *archive) addFile(header *tar.Header, stat *unix.Stat_t, content, merged
 	}
 	var before *fileCopy
 	own := a.stamped && merged != "" && stat.Dev == a.device
-	if own && a.ahead != nil {
-		before = a.ahead.copies[inode{stat.Dev, stat.Ino}]
-		if before != nil && a.unchanged(before, stampOf(stat), merged) {
+	if now := stampOf(stat); own && a.ahead != nil {
+		if a.keep(now, merged, offset) {
+			return nil
+		}
+		before = a.ahead.copies[now.inode]
+		if before != nil && a.unchanged(before, now, merged) {
 			a.take(before, offset, stat.Size)
+			a.save(now, offset)
 			return nil
 		}
 	}

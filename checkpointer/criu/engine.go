@@ -149,7 +149,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	if err != nil {
 		return nil, nil, err
 	}
-	files, err := newFilesAhead(dir, func() error { return context.Cause(ctx) }, e.log)
+	files, err := newFilesAhead(dir, s.files, func() error { return context.Cause(ctx) }, e.log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,6 +208,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		return nil, nil, err
 	}
 	result.take(readings)
+	result.Kept, s.nextFiles = captured.kept, filesBase{files.began, captured.saved}
 	for _, d := range dumpers {
 		part, err := d.measure(result.Memory)
 		if err != nil {

@@ -74,7 +74,7 @@ func benchCapture(b *testing.B, volume string, ahead bool) (pause, beside time.D
 		b.Fatal(err)
 	}
 	defer os.RemoveAll(out)
-	f, err := newFilesAhead(out, func() error { return nil }, slog.New(slog.DiscardHandler))
+	f, err := newFilesAhead(out, filesBase{}, func() error { return nil }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -40,16 +40,16 @@ type testCapture struct {
 func self() ([]int, error) { return []int{os.Getpid()}, nil }
 
 // prepareCapture begins a capture of a folder.
-func prepareCapture(t testing.TB, folder string, age time.Duration) *testCapture {
+func prepareCapture(t testing.TB, folder string, age time.Duration, base filesBase) *testCapture {
 	t.Helper()
 	out := t.TempDir()
-	f, err := newFilesAhead(out, func() error { return nil }, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	f, err := newFilesAhead(out, base, func() error { return nil }, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.age = age
 	t.Cleanup(f.close)
-	return &testCapture{t, tree{file: filepath.Join(out, "tree.tar"), folder: folder, merged: folder}, f}
+	return &testCapture{t, tree{file: filepath.Join(out, "tree.tar"), name: "tree.tar", folder: folder, merged: folder}, f}
 }
 
 // readAhead copies what is there, while it may change.
@@ -183,9 +183,9 @@ func (w *writer) change() {
 	switch kind := w.random.IntN(14); kind {
 	case 0:
 		_ = os.MkdirAll(filepath.Dir(name), 0o700)
-		_ = os.WriteFile(name, w.bytes(w.random.IntN(200_000)), 0o600)
+		_ = os.WriteFile(name, w.bytes(w.random.IntN(400_000)), 0o600)
 	case 1:
-		_ = os.Truncate(name, int64(w.random.IntN(250_000)))
+		_ = os.Truncate(name, int64(w.random.IntN(450_000)))
 	case 2:
 		_ = os.Rename(name, w.name())
 	case 3:
@@ -278,18 +278,25 @@ func TestFilesAreOfOneMoment(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
 			onDisk(t, kind, func(t *testing.T, disk string) {
-				trusted := 0
-				rapid.Check(t, func(rt *rapid.T) { trusted += oneMoment(t, rt, disk, testAge) })
-				if trusted == 0 && !t.Failed() {
-					t.Error("no copy was ever trusted: this test shows nothing")
+				var trusted trust
+				rapid.Check(t, func(rt *rapid.T) {
+					run := oneMoment(t, rt, disk, testAge)
+					trusted.copies, trusted.kept = trusted.copies+run.copies, trusted.kept+run.kept
+				})
+				if (trusted.copies == 0 || trusted.kept == 0) && !t.Failed() {
+					t.Errorf("%+v was ever trusted: this test shows nothing", trusted)
 				}
+				t.Logf("%+v", trusted)
 			})
 		})
 	}
 }
 
-// oneMoment is one run, and returns how many copies were trusted.
-func oneMoment(t *testing.T, rt *rapid.T, disk string, age time.Duration) (trusted int) {
+// trust is how many copies were trusted, and how many files were left to the base.
+type trust struct{ copies, kept int }
+
+// oneMoment is one run, of three generations.
+func oneMoment(t *testing.T, rt *rapid.T, disk string, age time.Duration) (trusted trust) {
 	folder := filepath.Join(disk, fmt.Sprint(time.Now().UnixNano()))
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		rt.Fatal(err)
@@ -301,13 +308,58 @@ func oneMoment(t *testing.T, rt *rapid.T, disk string, age time.Duration) (trust
 	for range 10 + changes.Draw(rt, "before") {
 		w.change()
 	}
+	var base filesBase
+	var stored string
+	for generation := range 3 {
+		c, captured := oneCapture(t, rt, w, age, base)
+		fillKept(t, c.tree.file, stored, captured.kept)
+		if wrong := differences(tarred(t, c.tree.file), truth(t, folder)); len(wrong) > 0 {
+			rt.Fatalf("generation %d is not what was in its pause: %v", generation, wrong)
+		}
+		for _, copied := range c.ahead.copies {
+			if copied.settled {
+				trusted.copies++
+			}
+		}
+		trusted.kept += len(captured.kept)
+		stored, base = c.tree.file, filesBase{c.ahead.began, captured.saved}
+	}
+	return trusted
+}
+
+// fillKept puts what is kept into an archive, from where the one before has it.
+func fillKept(t testing.TB, archive, before string, kept []KeptFile) {
+	t.Helper()
+	if len(kept) == 0 {
+		return
+	}
+	out, err := os.OpenFile(archive, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := os.Open(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	for _, k := range kept {
+		if _, err := io.Copy(io.NewOffsetWriter(out, k.Offset), io.NewSectionReader(in, k.BaseOffset, k.Length)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// oneCapture captures a folder that changes at any time but in the pause.
+func oneCapture(t *testing.T, rt *rapid.T, w *writer, age time.Duration, base filesBase) (*testCapture, *capturer) {
+	changes := rapid.IntRange(0, 12)
 	if rapid.IntRange(0, 3).Draw(rt, "settle") > 0 {
 		time.Sleep(age + 15*time.Millisecond)
 	}
 	for range changes.Draw(rt, "just before") {
 		w.change()
 	}
-	c := prepareCapture(t, folder, age)
+	c := prepareCapture(t, w.folder, age, base)
 	var beside sync.WaitGroup
 	if n := changes.Draw(rt, "while"); n > 0 {
 		beside.Go(func() {
@@ -321,14 +373,5 @@ func oneMoment(t *testing.T, rt *rapid.T, disk string, age time.Duration) (trust
 	for range changes.Draw(rt, "after") {
 		w.change()
 	}
-	c.finish()
-	if wrong := differences(tarred(t, c.tree.file), truth(t, folder)); len(wrong) > 0 {
-		rt.Fatalf("not what it was in the pause: %v", wrong)
-	}
-	for _, copied := range c.ahead.copies {
-		if copied.settled {
-			trusted++
-		}
-	}
-	return trusted
+	return c, c.finish()
 }

@@ -37,6 +37,8 @@ type filesAhead struct {
 	// distrusted is why no copy can be trusted; nil mostly.
 	distrusted error
 	copies     map[inode]*fileCopy
+	// base is what needs no copy.
+	base filesBase
 }
 
 // fileCopy is a copy of a file's content in the spool.
@@ -50,7 +52,7 @@ type fileCopy struct {
 }
 
 // newFilesAhead makes an empty one, whose spool lies in dir.
-func newFilesAhead(dir string, proceed func() error, log *slog.Logger) (*filesAhead, error) {
+func newFilesAhead(dir string, base filesBase, proceed func() error, log *slog.Logger) (*filesAhead, error) {
 	spool, err := os.CreateTemp(dir, "")
 	if err != nil {
 		return nil, err
@@ -60,7 +62,7 @@ func newFilesAhead(dir string, proceed func() error, log *slog.Logger) (*filesAh
 	}
 	return &filesAhead{
 		log: log, age: settledAge, copier: copier{proceed: proceed}, spool: spool,
-		unstamped: unstamped{}, copies: map[inode]*fileCopy{},
+		unstamped: unstamped{}, copies: map[inode]*fileCopy{}, base: base,
 	}, nil
 }
 
@@ -102,7 +104,8 @@ func (f *filesAhead) look(processes func() ([]int, error), direct bool) error {
 	if f.began.stepped(now) {
 		return errClockStepped
 	}
-	now.ahead = max(now.ahead, f.began.ahead)
+	f.base.since(now)
+	now.ahead = max(now.ahead, f.began.ahead, f.base.until.ahead)
 	f.began = now
 	return f.unstamped.search(processes, direct)
 }
@@ -178,7 +181,7 @@ func (f *filesAhead) readFile(folder int, name string, device uint64) (copied in
 	if err := unix.Fstatat(folder, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return 0, nil // it is gone
 	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Dev != device || stat.Size == 0 || !f.worth(stampOf(&stat)) {
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Dev != device || stat.Size == 0 || f.keeps(stampOf(&stat)) || !f.worth(stampOf(&stat)) {
 		return 0, nil
 	}
 	file, err := openRegular(folder, name, &stat)

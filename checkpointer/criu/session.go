@@ -24,6 +24,8 @@ type session struct {
 	// base is the generation that tasks relate to; 0 means none.
 	base  int64
 	tasks map[taskID]*task
+	// files are those of the base, and nextFiles those of the checkpoint that is being taken.
+	files, nextFiles filesBase
 	// verifying is whether memory is being compared with a generation.
 	verifying bool
 	// untracked is set when a tracker turned out to be wrong.
@@ -99,7 +101,7 @@ func (s *session) forgetOthers(found map[taskID]bool) {
 
 // reset forgets the base: all memory counts as changed.
 func (s *session) reset() {
-	s.base = 0
+	s.base, s.files = 0, filesBase{}
 	for _, t := range s.tasks {
 		t.based, t.pages, t.changed = false, nil, nil
 	}
@@ -107,7 +109,7 @@ func (s *session) reset() {
 
 // sealed makes the checkpoint that was taken last the base.
 func (s *session) sealed(generation int64) {
-	s.base = generation
+	s.base, s.files, s.nextFiles = generation, s.nextFiles, filesBase{}
 	for _, t := range s.tasks {
 		t.based, t.pages, t.changed = t.tracker != nil, t.next, nil
 		if !s.verifying {
@@ -121,7 +123,7 @@ func (s *session) close() {
 		t.close()
 		delete(s.tasks, id)
 	}
-	s.base = 0
+	s.base, s.files = 0, filesBase{}
 }
 
 // follow begins to follow a process, if that is possible and not done yet.

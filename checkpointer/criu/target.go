@@ -54,12 +54,14 @@ type Dump struct {
 	Phases Phases
 	// Bytes is the size of the checkpoint: all of its files, and the memory.
 	Bytes int64
-	// Base is the generation that has the pages of Memory that are not fresh; 0
-	// when all are.
+	// Base is the generation that has the pages of Memory that are not fresh, and the
+	// files that are kept; 0 when there are none.
 	Base int64
 	// Memory is what the processes have for themselves in memory. It is valid
 	// until Close.
 	Memory []memory.Process
+	// Kept are the files in the archives that are as in Base.
+	Kept []KeptFile
 	// Containers are in the order of the PodTarget.
 	Containers []ContainerDump
 

@@ -85,7 +85,7 @@ func (d *dumper) tmpfsTrees() []tree {
 		if !t.Empty {
 			folder := d.proc("root" + t.Point)
 			file := filepath.Join(d.dir, TmpfsDir, strconv.Itoa(i)+".tar")
-			list = append(list, tree{file, folder, folder, oneFileSystem, fmt.Sprintf("container %s: file system at %s", d.name(), t.Point)})
+			list = append(list, tree{file: file, folder: folder, merged: folder, kind: oneFileSystem, what: fmt.Sprintf("container %s: file system at %s", d.name(), t.Point)})
 		}
 	}
 	return list

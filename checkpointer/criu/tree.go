@@ -11,7 +11,9 @@ import (
 
 // tree is a folder that belongs to the pod's state, and the tar file that it goes into.
 type tree struct {
-	file   string
+	file string
+	// name is file, relative to the generation's folder.
+	name   string
 	folder string
 	// merged is where an overlay file system is mounted, else the folder.
 	merged string
@@ -38,7 +40,7 @@ const (
 func trees(pod PodTarget, dumpers []*dumper, dir string) ([]tree, error) {
 	var list []tree
 	for _, d := range dumpers {
-		list = append(list, tree{filepath.Join(d.dir, RootfsFile), d.upper, d.merged, overlayUpper, "container " + d.name()})
+		list = append(list, tree{file: filepath.Join(d.dir, RootfsFile), folder: d.upper, merged: d.merged, kind: overlayUpper, what: "container " + d.name()})
 		list = append(list, d.tmpfsTrees()...)
 	}
 	if len(pod.EmptyDirs) > 0 {
@@ -50,10 +52,16 @@ func trees(pod PodTarget, dumpers []*dumper, dir string) ([]tree, error) {
 		if volume == "" || strings.Contains(volume, "/") {
 			return nil, fmt.Errorf("volume %q: not a volume's name", volume)
 		}
-		list = append(list, tree{filepath.Join(dir, VolumesDir, volume+".tar"), folder, folder, wholeTree, "volume " + volume})
+		list = append(list, tree{file: filepath.Join(dir, VolumesDir, volume+".tar"), folder: folder, merged: folder, kind: wholeTree, what: "volume " + volume})
 	}
 	if pod.ShmDir != "" {
-		list = append(list, tree{filepath.Join(dir, ShmFile), pod.ShmDir, pod.ShmDir, wholeTree, "shared memory"})
+		list = append(list, tree{file: filepath.Join(dir, ShmFile), folder: pod.ShmDir, merged: pod.ShmDir, kind: wholeTree, what: "shared memory"})
+	}
+	for i := range list {
+		var err error
+		if list[i].name, err = filepath.Rel(dir, list[i].file); err != nil {
+			return nil, err
+		}
 	}
 	return list, nil
 }

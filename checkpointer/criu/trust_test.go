@@ -62,7 +62,7 @@ func TestWhatDidNotChangeIsNotCopiedInThePause(t *testing.T) {
 			write(t, filepath.Join(folder, name), "a")
 		}
 		time.Sleep(age + 4*testAge)
-		c := prepareCapture(t, folder, age)
+		c := prepareCapture(t, folder, age, filesBase{})
 		c.readAhead()
 		write(t, filepath.Join(folder, "written"), "b")
 		captured := c.finish()
@@ -82,7 +82,7 @@ func TestFileOfTheSameTickIsCopiedAgain(t *testing.T) {
 			time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second + 20*time.Millisecond)))
 			write(t, file, "a")
 			before := stampAt(t, file)
-			c := prepareCapture(t, folder, settledAge)
+			c := prepareCapture(t, folder, settledAge, filesBase{})
 			c.readAhead()
 			write(t, file, "b")
 			if stampAt(t, file) != before && attempt < 5 {
@@ -105,7 +105,7 @@ func TestMappedFileIsCopiedInThePause(t *testing.T) {
 				copy(memory, strings.Repeat("b", len(memory))) // from now on no store is noticed
 				time.Sleep(age + 4*testAge)
 				before := stampAt(t, file)
-				c := prepareCapture(t, folder, age)
+				c := prepareCapture(t, folder, age, filesBase{})
 				c.readAhead()
 				copy(memory, strings.Repeat("c", len(memory)))
 				if stampAt(t, file) != before {
@@ -165,7 +165,7 @@ func TestMappedFileOfAnOverlay(t *testing.T) {
 		}
 		write(t, filepath.Join(merged, "not mapped"), "a")
 		time.Sleep(5 * testAge)
-		c := prepareCapture(t, upper, testAge)
+		c := prepareCapture(t, upper, testAge, filesBase{})
 		c.tree.merged, c.tree.kind = merged, overlayUpper
 		c.readAhead()
 		for _, m := range memory {
@@ -193,7 +193,7 @@ func TestFileForDirectWritesIsCopiedInThePause(t *testing.T) {
 		}
 		defer f.Close()
 		time.Sleep(5 * testAge)
-		c := prepareCapture(t, folder, testAge)
+		c := prepareCapture(t, folder, testAge, filesBase{})
 		c.readAhead()
 		if captured := c.finish(); captured.late != 100_000 {
 			t.Errorf("%d bytes were copied in the pause, not the file that may have a write on its way", captured.late)
@@ -205,7 +205,7 @@ func TestNothingIsTrustedWhenTheClockWasSetBack(t *testing.T) {
 	onDisk(t, "ext4", func(t *testing.T, folder string) {
 		write(t, filepath.Join(folder, "f"), "a")
 		time.Sleep(5 * testAge)
-		c := prepareCapture(t, folder, testAge)
+		c := prepareCapture(t, folder, testAge, filesBase{})
 		c.readAhead()
 		c.ahead.began.ahead += int64(time.Second) // as if it had been ahead
 		if captured := c.finish(); captured.late != 100_000 {
@@ -244,7 +244,7 @@ func TestWriteUnderWay(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(age + 4*testAge)
-		c := prepareCapture(t, folder, age)
+		c := prepareCapture(t, folder, age, filesBase{})
 		// The copy must wait, so the page comes while it is made.
 		time.AfterFunc(300*time.Millisecond, supply)
 		c.readAhead()
