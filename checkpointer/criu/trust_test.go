@@ -287,3 +287,90 @@ func lateMemory(t *testing.T) (memory []byte, supply func()) {
 		call(uffdioCopy, unsafe.Pointer(&[5]uint64{start, uint64(uintptr(unsafe.Pointer(&content[0]))), 4096}))
 	}
 }
+
+// nextCapture captures a folder again, as the generation after another one.
+func nextCapture(t *testing.T, folder string, before *testCapture, captured *capturer) (*testCapture, *capturer) {
+	t.Helper()
+	c := prepareCapture(t, folder, testAge, filesBase{before.ahead.began, captured.saved})
+	c.readAhead()
+	next := c.finish()
+	fillKept(t, c.tree.file, before.tree.file, next.kept)
+	return c, next
+}
+
+func TestFileIsLeftToTheBase(t *testing.T) {
+	onDisk(t, "ext4", func(t *testing.T, folder string) {
+		file := filepath.Join(folder, "f")
+		write(t, file, "a")
+		time.Sleep(5 * testAge)
+		c := prepareCapture(t, folder, testAge, filesBase{})
+		c.readAhead()
+		captured := c.finish()
+		for range 2 { // the second one's base has it from its own base
+			c, captured = nextCapture(t, folder, c, captured)
+			wantLetter(t, c, "f", "a")
+			if len(captured.kept) != 1 || len(c.ahead.copies) != 0 || captured.late != 0 {
+				t.Fatalf("%d files are left to the base, %d were copied ahead, %d bytes in the pause", len(captured.kept), len(c.ahead.copies), captured.late)
+			}
+		}
+		write(t, file, "b")
+		c, captured = nextCapture(t, folder, c, captured)
+		wantLetter(t, c, "f", "b")
+		if len(captured.kept) != 0 {
+			t.Error("a file that was written is left to the base")
+		}
+		time.Sleep(5 * testAge)
+		c, captured = nextCapture(t, folder, c, captured)
+		c.ahead.began.ahead += int64(time.Second) // as if the clock had been ahead
+		c, captured = nextCapture(t, folder, c, captured)
+		wantLetter(t, c, "f", "b")
+		if len(captured.kept) != 0 {
+			t.Error("files are left to the base although the clock was set back")
+		}
+		if _, captured = nextCapture(t, folder, c, captured); len(captured.kept) != 1 {
+			t.Error("nothing is left to the base any more once the clock was set back")
+		}
+	})
+}
+
+// A store to a page that waits for the disk leaves no trace in the times, and the mapping may
+// be gone when it is looked for.
+func TestMappedFileIsNotLeftToTheBase(t *testing.T) {
+	onDisk(t, "ext4", func(t *testing.T, folder string) {
+		file := filepath.Join(folder, "f")
+		write(t, file, "a")
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		memory, err := unix.Mmap(int(f.Fd()), 0, 100_000, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := func(letter byte) {
+			for i := range memory {
+				memory[i] = letter
+			}
+		}
+		store('b')
+		before := stampAt(t, file)
+		time.Sleep(5 * testAge)
+		c := prepareCapture(t, folder, testAge, filesBase{})
+		c.readAhead()
+		captured := c.finish()
+		wantLetter(t, c, "f", "b")
+		store('c')
+		if err := unix.Munmap(memory); err != nil {
+			t.Fatal(err)
+		}
+		if stampAt(t, file) != before {
+			t.Skip("the page was on the disk meanwhile: this run shows nothing")
+		}
+		c, captured = nextCapture(t, folder, c, captured)
+		wantLetter(t, c, "f", "c")
+		if len(captured.kept) != 0 {
+			t.Error("a file that was mapped is left to the base")
+		}
+	})
+}
