@@ -139,7 +139,7 @@ func awaitSuccessor(v *View) (Step, bool) {
 			return Step{Do: Claim}, false
 		}
 	}
-	if v.Successor == nil || m.Status.Claim == nil || !m.Reached(v1alpha1.PhaseReady) || !ready(v.Successor) {
+	if v.Successor == nil || m.Status.Claim == nil || !m.Reached(v1alpha1.PhaseReady) || !v1alpha1.PodReady(v.Successor) {
 		return wait, false
 	}
 	if m.Spec.Strategy == v1alpha1.StrategyApplication {
