@@ -141,8 +141,9 @@ func deploymentDeleted(t *testing.T, c *cluster, propagation metav1.DeletionProp
 	})
 }
 
-// deploymentDeletedLater: when the pod has been stopped, nobody makes one that could take
-// over, and the move ends soon.
+// deploymentDeletedLater: a pod has been stopped, and no other one is wanted for a while. As
+// long as there is somebody who may make one, the state waits; when there is not, the move
+// ends soon.
 func deploymentDeletedLater(t *testing.T, c *cluster) {
 	d, old := c.deploy(t, "deleted-later")
 	m, next := c.moveParked(t, old)
@@ -150,8 +151,19 @@ func deploymentDeletedLater(t *testing.T, c *cluster) {
 	c.reached(t, m, v1alpha1.PhaseStopping)
 	c.stop(t, m)
 	c.reached(t, m, v1alpha1.PhaseDeleted)
-	c.deleteOwner(t, d, metav1.DeletePropagationBackground)
+	before := d.DeepCopy()
+	d.Spec.Replicas = ptr.To(int32(0))
+	if err := c.Patch(t.Context(), d, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
 	c.kill(t, next)
+	c.until(t, m, "nobody's", func(m *v1alpha1.Migration) bool { return m.Status.Claim == nil })
+	free := time.Now()
+	c.until(t, m, "open for longer than a deleted owner takes to show", func(m *v1alpha1.Migration) bool { return !m.Open() || time.Since(free) > 8*time.Second })
+	if !m.Open() {
+		t.Fatalf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
+	}
+	c.deleteOwner(t, d, metav1.DeletePropagationBackground)
 	c.closed(t, m, 20*time.Second)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonOwnerDeleted {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
