@@ -25,16 +25,12 @@ failover cannot be given up.
 Exit status 0: it was withdrawn. 4: it went on, and this says what came of it.`
 
 type cancelRun struct {
-	base
-	*output
-	reason  string
-	wait    bool
-	timeout time.Duration
-	dry     dryRun
+	request
+	reason string
 }
 
 func newCancel(b base) *cobra.Command {
-	r := &cancelRun{base: b}
+	r := &cancelRun{request: request{base: b}}
 	cmd := &cobra.Command{
 		Use: "cancel MIGRATION|POD", Short: "Give up a planned move", Long: cancelHelp,
 		Example: "  kubectl lifeboat cancel cart-0-4\n  kubectl lifeboat cancel pod/cart-0 --reason \"wrong pod\"",
@@ -85,24 +81,10 @@ func (r *cancelRun) run(ctx context.Context, name string) error {
 			return failed(err, "ask for the end of migration %s/%s", m.Namespace, m.Name)
 		}
 	}
-	told := r.streams.Out
-	if !r.text() {
-		told = r.streams.ErrOut
-	}
-	fprintf(told, "Migration %s/%s of pod %s is to be given up%s\n", m.Namespace, m.Name, m.Spec.Pod.Name, r.dry.note())
-	ends := []*followed{{Migration: m}}
-	if r.wait && !r.dry.on() {
-		ctx, cancel := withTimeout(ctx, r.timeout)
-		defer cancel()
-		ends, err = c.follow(ctx, told, []*v1alpha1.Migration{m})
-		m = ends[0].Migration
-	}
-	if !r.text() {
-		if err := r.object(r.streams.Out, m); err != nil {
-			return err
-		}
-	}
-	switch {
+	fprintf(r.told(), "Migration %s/%s of pod %s is to be given up%s\n", m.Namespace, m.Name, m.Spec.Pod.Name, r.dry.note())
+	asked := []*v1alpha1.Migration{m}
+	ends, err := r.follow(ctx, c, asked)
+	switch m := asked[0]; {
 	case err != nil:
 		return r.finish(ends, err)
 	case m.Open() || m.Status.Result == v1alpha1.ResultWithdrawn:

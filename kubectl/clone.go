@@ -35,17 +35,14 @@ const cloneExample = `  # A second, warmed-up pod beside the first one
 
 // cloneRun is one run of the command.
 type cloneRun struct {
-	base
-	*output
-	name, labels, to  string
-	generation        int64
-	deadline, timeout time.Duration
-	wait              bool
-	dry               dryRun
+	request
+	name, labels, to string
+	generation       int64
+	deadline         time.Duration
 }
 
 func newClone(b base) *cobra.Command {
-	r := &cloneRun{base: b}
+	r := &cloneRun{request: request{base: b}}
 	cmd := &cobra.Command{
 		Use: "clone POD", Short: "Start a new pod from a pod's checkpoint", Long: cloneHelp, Example: cloneExample,
 		Args:              arguments(1, 1, "kubectl lifeboat clone cart-5d9c7"),
@@ -102,33 +99,10 @@ func (r *cloneRun) run(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return r.follow(ctx, c, m)
-}
-
-// follow tells how a clone goes on.
-func (r *cloneRun) follow(ctx context.Context, c *cluster, m *v1alpha1.Migration) error {
-	// People read how it goes on; programs read the object.
-	told := r.streams.Out
-	if !r.text() {
-		told = r.streams.ErrOut
+	if r.text() || r.waits() {
+		fprintf(r.told(), "Migration %s/%s: pod %s starts as a clone of %s%s\n", m.Namespace, m.Name, m.Spec.Pod.Name, original(m), r.dry.note())
 	}
-	if r.text() || r.wait && !r.dry.on() {
-		fprintf(told, "Migration %s/%s: pod %s starts as a clone of %s%s\n", m.Namespace, m.Name, m.Spec.Pod.Name, original(m), r.dry.note())
-	}
-	var ends []*followed
-	var err error
-	if r.wait && !r.dry.on() {
-		ctx, cancel := withTimeout(ctx, r.timeout)
-		defer cancel()
-		ends, err = c.follow(ctx, told, []*v1alpha1.Migration{m})
-		m = ends[0].Migration
-	}
-	if !r.text() {
-		if err := r.object(r.streams.Out, m); err != nil {
-			return err
-		}
-	}
-	return r.finish(ends, err)
+	return r.finish(r.follow(ctx, c, []*v1alpha1.Migration{m}))
 }
 
 // askClone creates the Migration that clones a pod.

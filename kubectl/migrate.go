@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 )
@@ -36,16 +35,13 @@ const migrateExample = `  # Somewhere else, as the pod's annotation says
 
 // migrateRun is one run of the command.
 type migrateRun struct {
-	base
-	*output
+	request
 	strategy, to, selector string
-	deadline, timeout      time.Duration
-	wait                   bool
-	dry                    dryRun
+	deadline               time.Duration
 }
 
 func newMigrate(b base) *cobra.Command {
-	r := &migrateRun{base: b}
+	r := &migrateRun{request: request{base: b}}
 	cmd := &cobra.Command{
 		Use: "migrate POD...", Short: "Move pods to other nodes", Long: migrateHelp, Example: migrateExample,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -156,11 +152,6 @@ func movable(pod *corev1.Pod, strategy v1alpha1.Strategy, to string) error {
 
 // move asks for the moves and follows them.
 func (r *migrateRun) move(ctx context.Context, c *cluster, pods []corev1.Pod, move v1alpha1.Move) error {
-	// People read how it goes on; programs read the objects.
-	told := r.streams.Out
-	if !r.text() {
-		told = r.streams.ErrOut
-	}
 	var asked []*v1alpha1.Migration
 	var refused error
 	for i := range pods {
@@ -170,37 +161,11 @@ func (r *migrateRun) move(ctx context.Context, c *cluster, pods []corev1.Pod, mo
 			continue
 		}
 		asked = append(asked, m)
-		if r.text() || r.wait && !r.dry.on() {
-			fprintf(told, "%s%s\n", announcement(m), r.dry.note())
+		if r.text() || r.waits() {
+			fprintf(r.told(), "%s%s\n", announcement(m), r.dry.note())
 		}
 	}
-	var ends []*followed
-	var err error
-	if r.wait && !r.dry.on() && len(asked) > 0 {
-		ctx, cancel := withTimeout(ctx, r.timeout)
-		defer cancel()
-		ends, err = c.follow(ctx, told, asked)
-		for i, f := range ends {
-			asked[i] = f.Migration
-		}
-	}
-	if !r.text() && len(asked) > 0 {
-		if err := r.printed(asked); err != nil {
-			return err
-		}
-	}
-	return withRefused(refused, r.finish(ends, err))
-}
-
-func (r *migrateRun) printed(migrations []*v1alpha1.Migration) error {
-	if len(migrations) == 1 {
-		return r.object(r.streams.Out, migrations[0])
-	}
-	objects := make([]client.Object, len(migrations))
-	for i, m := range migrations {
-		objects[i] = m
-	}
-	return r.objects(r.streams.Out, objects)
+	return withRefused(refused, r.finish(r.follow(ctx, c, asked)))
 }
 
 // announcement says what a Migration that was just made is to do.

@@ -81,7 +81,7 @@ func (p *Lifeboat) migrationChanged(before, after *v1alpha1.Migration) {
 	if before != nil && (after == nil || after.UID != before.UID) {
 		p.records.dropMigration(before)
 		p.claims.forget(before.UID)
-		p.activate(before.Namespace, func(pod *corev1.Pod, _ waitingPod) bool { return succeeds(pod, before) })
+		p.activate(before.Namespace, func(pod *corev1.Pod, _ waitingPod) bool { return before.SucceededBy(pod) })
 		before = nil
 	}
 	if after == nil {
@@ -102,7 +102,7 @@ func (p *Lifeboat) migrationChanged(before, after *v1alpha1.Migration) {
 // or placed better: it can claim one now, what it was to claim is prepared or has
 // another checkpoint, or is closed, or another pod's.
 func migrationHint(pod *corev1.Pod, before, after *v1alpha1.Migration) bool {
-	if !succeeds(pod, after) {
+	if !after.SucceededBy(pod) {
 		return false
 	}
 	is := claimable(pod, after)

@@ -2,20 +2,8 @@ package plugin
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
-)
-
-const (
-	kindStatefulSet = "StatefulSet"
-
-	// annotationCompletionIndex marks the pods of an Indexed Job.
-	annotationCompletionIndex = "batch.kubernetes.io/job-completion-index"
-
-	// randomSuffixLength is how many random characters the API server appends
-	// to metadata.generateName.
-	randomSuffixLength = 5
 )
 
 // Match returns the open Migration that the pod may claim, or nil when there is
@@ -39,7 +27,7 @@ func Match(pod *corev1.Pod, migrations []*v1alpha1.Migration) *v1alpha1.Migratio
 // once it is prepared.
 func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Open() && m.DeletionTimestamp == nil && m.Status.Held == nil && awaitsSuccessor(m) &&
-		succeeds(pod, m) && (m.Status.Claim == nil || m.ClaimedBy(pod.UID))
+		m.SucceededBy(pod) && (m.Status.Claim == nil || m.ClaimedBy(pod.UID))
 }
 
 // takesBack says whether the pod succeeds the moved one of a Migration whose claim is
@@ -47,7 +35,7 @@ func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 // takes the claim from it, and the pod may have it.
 func takesBack(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Open() && m.DeletionTimestamp == nil && m.Status.Claim != nil && !m.ClaimedBy(pod.UID) && !m.RestoreCommitted() &&
-		m.Spec.Pod.OwnerUID != "" && succeeds(pod, m) &&
+		m.Spec.Pod.OwnerUID != "" && m.SucceededBy(pod) &&
 		(!m.Planned() || m.Reached(v1alpha1.PhaseStopping) && m.Spec.Strategy != v1alpha1.StrategyReplace && m.Spec.Strategy != v1alpha1.StrategyApplication)
 }
 
@@ -81,40 +69,6 @@ func prepared(m *v1alpha1.Migration) bool {
 		return fenced(m) && (m.Clones() || m.Released() || m.Reached(v1alpha1.PhaseDeleted))
 	}
 	return fenced(m) && m.Status.Phase != v1alpha1.PhaseFenced
-}
-
-// succeeds says whether the pod is one that takes the place of the moved pod,
-// whatever the state of the Migration: the next pod of the same controller and,
-// where a controller's pods are not interchangeable, the one of the same identity.
-func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
-	if clone := pod.Labels[v1alpha1.LabelClone]; m.Clones() || clone != "" {
-		// A clone starts by the Migration that it was made for, and nothing else by that.
-		return pod.Namespace == m.Namespace && m.ClonedBy(pod) && pod.Name == m.Spec.Pod.Name
-	}
-	lost := m.Spec.Pod
-	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == m.LostPod() {
-		return false
-	}
-	controller := metav1.GetControllerOf(pod)
-	if controller == nil {
-		return lost.OwnerUID == "" && pod.Name == lost.Name
-	}
-	if controller.UID != lost.OwnerUID {
-		return false
-	}
-	if controller.Kind == kindStatefulSet {
-		return pod.Name == lost.Name
-	}
-	if _, indexed := pod.Annotations[annotationCompletionIndex]; indexed {
-		// An Indexed Job names its pods <job>-<index>-<random>.
-		return nameStem(pod.Name) == nameStem(lost.Name)
-	}
-	return true
-}
-
-// nameStem is a generated name without its random end.
-func nameStem(name string) string {
-	return name[:max(0, len(name)-randomSuffixLength)]
 }
 
 // before says whether the pod claims a rather than b.

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -56,7 +57,7 @@ func closed(m *v1alpha1.Migration) { m.Status.Result = v1alpha1.ResultFailed }
 func TestMatch(t *testing.T) {
 	type migrations []*v1alpha1.Migration
 	indexed := successor("load-1-xyz12", "Job", "job")
-	indexed.Annotations[annotationCompletionIndex] = "1"
+	indexed.Annotations[batchv1.JobCompletionIndexAnnotation] = "1"
 
 	for name, tc := range map[string]struct {
 		pod        *corev1.Pod

@@ -173,6 +173,7 @@ const (
 	ReasonNotReady          = "NotReady"          // the successor did not become Ready in time
 	ReasonNodeRebooted      = "NodeRebooted"      // its node booted anew before anything could be done, and it started anew there
 	ReasonPodReplaced       = "PodReplaced"       // the successor was deleted before it was Ready, and nothing takes over from it
+	ReasonOwnerDeleted      = "OwnerDeleted"      // the owner was deleted before it made a successor
 )
 
 // MigrationStatus is how far a Migration has come.

@@ -50,11 +50,18 @@ func TestCloneTakeover(t *testing.T) {
 	}
 }
 
-// cloneable makes a pod that runs on n1, and node n6, which has its generations 5 and 6.
+// cloneable makes a pod of a Deployment that runs on n1, and a node that has generations of it.
 func (c *cluster) cloneable(t *testing.T) *corev1.Pod {
 	t.Helper()
 	pod := c.makePod(t, "cart-1", ofDeployment("cart"), onNode("n1"), admitted)
 	c.run(t, pod)
+	c.hold(t, pod)
+	return pod
+}
+
+// hold makes node n6, which has the generations 5 and 6 of a pod.
+func (c *cluster) hold(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
 	port, _ := strconv.Atoi(controlplane.FreePort(t))
 	config := nodeConfig{Name: "n6", IP: "127.0.0.16", MemberPort: c.member, PeerPort: port}
 	for i := range int64(2) {
@@ -68,7 +75,6 @@ func (c *cluster) cloneable(t *testing.T) *corev1.Pod {
 		}
 		return err
 	})
-	return pod
 }
 
 func (c *cluster) clone(t *testing.T, pod *corev1.Pod, clone v1alpha1.Clone) *v1alpha1.Migration {
@@ -116,7 +122,7 @@ func cloneRestored(t *testing.T, c *cluster, cart *corev1.Pod) {
 		t.Errorf("it is to be restored from %+v", held)
 	}
 	want := map[string]string{"tier": "warm", v1alpha1.LabelClone: string(m.UID)}
-	if len(pod.OwnerReferences) > 0 || fmt.Sprint(pod.Labels) != fmt.Sprint(want) || pod.Annotations[v1alpha1.AnnotationFailover] != "true" || pod.Spec.NodeName != "" {
+	if owners := pod.OwnerReferences; len(owners) != 1 || owners[0].UID != m.UID || metav1.GetControllerOf(pod) != nil || fmt.Sprint(pod.Labels) != fmt.Sprint(want) || pod.Annotations[v1alpha1.AnnotationFailover] != "true" || pod.Spec.NodeName != "" {
 		t.Errorf("the clone is %+v", pod)
 	}
 	c.claimAndBind(t, m, pod, "n2")
@@ -125,6 +131,9 @@ func cloneRestored(t *testing.T, c *cluster, cart *corev1.Pod) {
 	c.moved(t, m, v1alpha1.ResultRestored, "Accepted Created Scheduled Restoring Ready")
 	if m.Status.RPO != "1m0s" || m.Status.DowntimeSeconds != 0 || m.SourceStopped() {
 		t.Errorf("memory of %s, downtime %s", m.Status.RPO, m.Status.Downtime)
+	}
+	if owners := c.pod(t, "cart-warm").OwnerReferences; len(owners) > 0 {
+		t.Errorf("a clone that was restored goes with %+v", owners)
 	}
 	c.event(t, "cart-warm", "Restored")
 	c.event(t, "cart-1", "Cloned")

@@ -89,15 +89,17 @@ func (c *cluster) labels(t *testing.T, pod *corev1.Pod, what string, is func(map
 	return now
 }
 
-// succeed plays the ReplicaSet of a released pod: it lets go of the pod, and makes
-// another one, which Kubernetes' or Lifeboat's scheduler places.
+// succeed plays the ReplicaSet of a released pod: it makes another one, which Kubernetes'
+// or Lifeboat's scheduler places.
 func (c *cluster) succeed(t *testing.T, m *v1alpha1.Migration, old *corev1.Pod, name, node string) *corev1.Pod {
 	t.Helper()
 	old = c.labels(t, old, "released", func(labels map[string]string) bool { return labels["pod-template-hash"] != "h" })
 	if old.Labels["app"] == "" {
 		t.Errorf("the pod has left its Services before there is another one: %v", old.Labels)
 	}
-	c.own(t, old, nil)
+	if len(old.OwnerReferences) != 1 || metav1.GetControllerOf(old) != nil {
+		t.Errorf("a released pod refers to its owner as %+v", old.OwnerReferences)
+	}
 	next := c.makePod(t, name, ofDeployment(m.Spec.Pod.OwnerName), func(p *corev1.Pod) {
 		p.Annotations, p.Spec.RuntimeClassName = old.Annotations, old.Spec.RuntimeClassName
 	})

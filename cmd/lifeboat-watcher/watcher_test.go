@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -225,10 +226,30 @@ func (c *cluster) makePod(t *testing.T, name string, options ...podOption) *core
 	for _, option := range options {
 		option(pod)
 	}
+	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil && owner.Kind == "ReplicaSet" {
+		owner.UID = c.replicaSet(t, pod, owner.Name)
+	}
 	if err := c.Create(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	return pod
+}
+
+// replicaSet makes the ReplicaSet of a pod, unless it is there, and returns its UID. The
+// watchers look whether it exists.
+func (c *cluster) replicaSet(t *testing.T, pod *corev1.Pod, name string) types.UID {
+	t.Helper()
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: pod.Namespace}, Spec: appsv1.ReplicaSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"replica-set": name}},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"replica-set": name}}, Spec: pod.Spec}}}
+	err := c.Create(t.Context(), set)
+	if apierrors.IsAlreadyExists(err) {
+		err = c.Get(t.Context(), client.ObjectKeyFromObject(set), set)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set.UID
 }
 
 // run makes a pod Ready on its node, as the kubelet would.

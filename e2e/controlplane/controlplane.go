@@ -1,5 +1,5 @@
 // Package controlplane gives a test an API server of its own, a real kube-apiserver and
-// its etcd without nodes or controllers, and runs programs at it.
+// its etcd without nodes and, unless it asks for some, controllers, and runs programs at it.
 package controlplane
 
 import (
@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -21,8 +22,8 @@ import (
 	"github.com/lifeboat-dev/lifeboat/e2e/cluster/binaries"
 )
 
-// BinariesVariable is the environment variable with a folder that has etcd and
-// kube-apiserver. Without it they are those of the local clusters, built when needed.
+// BinariesVariable is the environment variable with a folder that has etcd,
+// kube-apiserver and kube-controller-manager. Without it they are those of the local clusters, built when needed.
 const BinariesVariable = "LIFEBOAT_KUBERNETES"
 
 // AdminToken is the token of a user who may do everything.
@@ -116,6 +117,15 @@ func (c *ControlPlane) awaitReady() {
 	})
 }
 
+// StartControllers starts kube-controller-manager with some of its controllers alone,
+// as "replicaset-controller", until the test ends.
+func (c *ControlPlane) StartControllers(names ...string) {
+	c.t.Helper()
+	StartProgram(c.t, nil, filepath.Join(kubernetes(c.t), "kube-controller-manager"), "--kubeconfig", c.Kubeconfig(AdminToken),
+		"--controllers", strings.Join(names, ","), "--leader-elect=false", "--bind-address", "127.0.0.1", "--secure-port", FreePort(c.t),
+		"--cert-dir", c.t.TempDir())
+}
+
 // Config is how the holder of a token calls the API server.
 func (c *ControlPlane) Config(token string) *rest.Config {
 	return &rest.Config{
@@ -141,7 +151,7 @@ func (c *ControlPlane) Kubeconfig(token string) string {
 	return path
 }
 
-// kubernetes is the folder of etcd and kube-apiserver.
+// kubernetes is the folder of Kubernetes' programs and etcd.
 func kubernetes(t T) string {
 	t.Helper()
 	if folder := os.Getenv(BinariesVariable); folder != "" {

@@ -38,100 +38,122 @@ type end struct {
 
 var goesOn = end{v1alpha1.ResultRestored, ""}
 
+// breakage is what is done to several moves in one moment, each of them in another phase.
+type breakage struct {
+	name string
+	how  func(*testing.T, map[string]*v1alpha1.Migration)
+	// want is how each of them ends, and loses those of which what was acknowledged last may
+	// be lost, with a node.
+	want  map[string]end
+	loses []string
+}
+
+// The nodes from which, and to which, the moves that are broken go.
+const source, target = "n1", "n2"
+
 // TestMoveIsBrokenInEachPhase breaks the moves of four redis from one node, each of them
 // in another phase, in one moment. Whatever happens, one copy of each is left, it is the
 // same process with what it has acknowledged, and the Migration says what became of it.
 func TestMoveIsBrokenInEachPhase(t *testing.T) {
 	scene(t, "phases")
 	watchersWith(t, "--moves-per-node=8")
-	const source, target = "n1", "n2"
-	for _, test := range []struct {
-		name string
-		how  func(*testing.T, map[string]*v1alpha1.Migration)
-		// loses is whether what was acknowledged last may be lost, with a node.
-		loses bool
-		want  map[string]end
-	}{
-		{"cancelled, and the watcher is killed", func(t *testing.T, moves map[string]*v1alpha1.Migration) {
-			for _, m := range moves {
-				cancelMove(t, m)
-			}
-			killLeader(t, nil)
-		}, false, map[string]end{copied: {v1alpha1.ResultWithdrawn, v1alpha1.ReasonCanceled}, told: goesOn, restoring: goesOn, running: goesOn}},
-		{"the target is lost", func(t *testing.T, _ map[string]*v1alpha1.Migration) { fenced(t, target) }, true,
+	hooks := map[string]string{copied: "", told: "timeout=60s exec sleep 20", restoring: "timeout=60s exec sleep 7", running: ""}
+	for _, test := range []breakage{
+		{"cancelled, and the watcher is killed", cancelAll, map[string]end{copied: {v1alpha1.ResultWithdrawn, v1alpha1.ReasonCanceled}, told: goesOn, restoring: goesOn, running: goesOn}, nil},
+		{"the target is lost", targetLost,
 			// Until that shows, the source may have found out that nobody takes a copy.
 			map[string]end{copied: {v1alpha1.ResultWithdrawn, v1alpha1.ReasonTargetFailed + " or " + v1alpha1.ReasonSourceFailed}, told: goesOn,
-				restoring: {v1alpha1.ResultFailed, v1alpha1.ReasonPodReplaced}, running: {v1alpha1.ResultFailed, v1alpha1.ReasonPodReplaced}}},
-		{"the source is lost", func(t *testing.T, _ map[string]*v1alpha1.Migration) { fenced(t, source) }, true,
+				restoring: {v1alpha1.ResultFailed, v1alpha1.ReasonPodReplaced}, running: {v1alpha1.ResultFailed, v1alpha1.ReasonPodReplaced}},
+			[]string{restoring, running}},
+		{"the source is lost", sourceLost,
 			map[string]end{copied: {v1alpha1.ResultFailed, v1alpha1.ReasonSourceLost}, told: {v1alpha1.ResultFailed, v1alpha1.ReasonSourceLost},
-				restoring: goesOn, running: goesOn}},
+				restoring: goesOn, running: goesOn}, []string{copied, told, restoring}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			namespace := scene(t, "phase")
-			loadRedis(t)
-			instances := map[string]*instance{}
-			open := keepGate(t, namespace, running)
-			placed(t, source, func() {
-				for name, hook := range map[string]string{copied: "", told: "timeout=60s exec sleep 20", restoring: "timeout=60s exec sleep 7", running: ""} {
-					pod := redisNamed(namespace, name)
-					if name == running {
-						pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: gate}}
-					}
-					if hook != "" {
-						pod.Annotations[v1alpha1.AnnotationPreCheckpoint] = hook
-					}
-					create(t, deploymentOf(pod))
-				}
-				for name := range test.want {
-					instances[name] = inUse(t, namespace, name)
-				}
-			})
-			for _, i := range instances {
-				checkpoint, err := observe.Durable(deadline(t), api, i.pod, 1)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := observe.Durable(deadline(t), api, i.pod, checkpoint.Status.Generation+1); err != nil {
-					t.Fatal(err)
-				}
+		t.Run(test.name, func(t *testing.T) { breakMoves(t, test, running, hooks, inEachPhase) })
+	}
+}
+
+func cancelAll(t *testing.T, moves map[string]*v1alpha1.Migration) {
+	for _, m := range moves {
+		cancelMove(t, m)
+	}
+	killLeader(t, nil)
+}
+
+func targetLost(t *testing.T, _ map[string]*v1alpha1.Migration) { fenced(t, target) }
+
+func sourceLost(t *testing.T, _ map[string]*v1alpha1.Migration) { fenced(t, source) }
+
+// breakMoves begins moves of redis that are used, each with a pre-checkpoint hook or none,
+// breaks them when they are where they are to be, and checks what is left. The one that is
+// gated is not Ready until they are broken.
+func breakMoves(t *testing.T, test breakage, gated string, hooks map[string]string, begin func(*testing.T, map[string]*instance) map[string]*v1alpha1.Migration) {
+	namespace := scene(t, "phase")
+	loadRedis(t)
+	instances := map[string]*instance{}
+	open := keepGate(t, namespace, gated)
+	placed(t, source, func() {
+		for name, hook := range hooks {
+			pod := redisNamed(namespace, name)
+			if name == gated {
+				pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: gate}}
 			}
-			open.Store(false)
-			moves := inEachPhase(t, instances, source, target)
-			test.how(t, moves)
-			open.Store(true)
-			// The target does not reach the source for longer: it has the last generation from
-			// the third node then.
-			pass(t, source)
-			for name, m := range moves {
-				t.Run(name, func(t *testing.T) {
-					was := m.Status.Phase
-					closed(t, m)
-					if want := test.want[name]; m.Status.Result != want.result || !slices.Contains(strings.Split(want.reason, " or "), m.Status.Reason) {
-						t.Errorf("in phase %s: the move ended as %s (%s): %s; want %s (%s)", was, m.Status.Result, m.Status.Reason, m.Status.Message, want.result, want.reason)
-					}
-					last := lastOf(t, instances[name])
-					acked, generation := time.Now(), "none"
-					if r := last.Status.Restore; last.Status.Result == v1alpha1.ResultRestored && r != nil && r.TakenAt != nil {
-						acked, generation = r.TakenAt.Time, fmt.Sprint(r.Generation)
-					}
-					if !test.loses && last.Status.Result == v1alpha1.ResultRestored && last.Status.RPOSeconds != 0 {
-						t.Errorf("%s of what it had acknowledged is lost: %s", last.Status.RPO, last.Status.Message)
-					}
-					t.Logf("in phase %s: %s %s: %s; in the end %s %s, generation %s, RPO %s", was, m.Status.Result, m.Status.Reason, m.Status.Message,
-						last.Name, last.Status.Result, generation, last.Status.RPO)
-					now := instances[name].checkOne(t, acked)
-					if stays := m.Status.Result == v1alpha1.ResultWithdrawn; stays != (now.UID == instances[name].pod.UID) {
-						t.Errorf("pod %s on node %s is left; it was %s on node %s", now.Name, now.Spec.NodeName, instances[name].pod.Name, source)
-					}
-				})
+			if hook != "" {
+				pod.Annotations[v1alpha1.AnnotationPreCheckpoint] = hook
 			}
-		})
+			create(t, deploymentOf(pod))
+		}
+		for name := range hooks {
+			instances[name] = inUse(t, namespace, name)
+		}
+	})
+	for _, i := range instances {
+		checkpoint, err := observe.Durable(deadline(t), api, i.pod, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := observe.Durable(deadline(t), api, i.pod, checkpoint.Status.Generation+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open.Store(false)
+	moves := begin(t, instances)
+	test.how(t, moves)
+	open.Store(true)
+	// The target does not reach the source for longer: it has the last generation from
+	// the third node then.
+	pass(t, source)
+	for name, m := range moves {
+		t.Run(name, func(t *testing.T) { checkBroken(t, test, instances[name], m) })
+	}
+}
+
+// checkBroken says what speaks against the end of a move that was broken.
+func checkBroken(t *testing.T, test breakage, i *instance, m *v1alpha1.Migration) {
+	was := m.Status.Phase
+	closed(t, m)
+	if want := test.want[i.name]; m.Status.Result != want.result || !slices.Contains(strings.Split(want.reason, " or "), m.Status.Reason) {
+		t.Errorf("in phase %s: the move ended as %s (%s): %s; want %s (%s)", was, m.Status.Result, m.Status.Reason, m.Status.Message, want.result, want.reason)
+	}
+	last := lastOf(t, i)
+	acked, generation := time.Now(), "none"
+	if r := last.Status.Restore; last.Status.Result == v1alpha1.ResultRestored && r != nil && r.TakenAt != nil {
+		acked, generation = r.TakenAt.Time, fmt.Sprint(r.Generation)
+	}
+	if !slices.Contains(test.loses, i.name) && last.Status.Result == v1alpha1.ResultRestored && last.Status.RPOSeconds != 0 {
+		t.Errorf("%s of what it had acknowledged is lost: %s", last.Status.RPO, last.Status.Message)
+	}
+	t.Logf("in phase %s: %s %s: %s; in the end %s %s, generation %s, RPO %s", was, m.Status.Result, m.Status.Reason, m.Status.Message,
+		last.Name, last.Status.Result, generation, last.Status.RPO)
+	now := i.checkOne(t, acked)
+	if stays := m.Status.Result == v1alpha1.ResultWithdrawn; stays != (now.UID == i.pod.UID) {
+		t.Errorf("pod %s on node %s is left; it was %s on node %s", now.Name, now.Spec.NodeName, i.pod.Name, source)
 	}
 }
 
 // inEachPhase begins the moves and returns when each of them is in its phase, and stays
 // there for some seconds.
-func inEachPhase(t *testing.T, instances map[string]*instance, source, target string) map[string]*v1alpha1.Migration {
+func inEachPhase(t *testing.T, instances map[string]*instance) map[string]*v1alpha1.Migration {
 	t.Helper()
 	moves := map[string]*v1alpha1.Migration{}
 	begin := func(name string, strategy v1alpha1.Strategy, node string) {

@@ -2,10 +2,12 @@ package scenarios
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/types"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -15,15 +17,36 @@ import (
 // watchersWith gives the watchers further flags, until the scenario is over.
 func watchersWith(t *testing.T, flags ...string) {
 	t.Helper()
+	withFlags(t, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: deploy.Watcher}}, flags)
+}
+
+// agentsWith gives the checkpointers' agents further flags, until the scenario is over.
+func agentsWith(t *testing.T, flags ...string) {
+	t.Helper()
+	withFlags(t, &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: deploy.Checkpointer}}, flags)
+}
+
+// withFlags gives the first container of a workload's pods these flags, and waits until
+// they run so.
+func withFlags(t *testing.T, workload client.Object, flags []string) {
+	t.Helper()
 	set := func(ctx context.Context, args []string) (before []string, err error) {
-		watchers := &appsv1.Deployment{}
-		if err := api.Get(ctx, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: deploy.Watcher}, watchers); err != nil {
+		if err := api.Get(ctx, client.ObjectKeyFromObject(workload), workload); err != nil {
 			return nil, err
 		}
-		was := watchers.DeepCopy()
-		container := &watchers.Spec.Template.Spec.Containers[0]
+		was := workload.DeepCopyObject().(client.Object)
+		var pods *corev1.PodTemplateSpec
+		switch w := workload.(type) {
+		case *appsv1.Deployment:
+			pods = &w.Spec.Template
+		case *appsv1.DaemonSet:
+			pods = &w.Spec.Template
+		default:
+			return nil, fmt.Errorf("%T has no pods to give flags to", workload)
+		}
+		container := &pods.Spec.Containers[0]
 		before, container.Args = container.Args, args
-		return before, api.Patch(ctx, watchers, client.MergeFrom(was))
+		return before, api.Patch(ctx, workload, client.MergeFrom(was))
 	}
 	before, err := set(deadline(t), flags)
 	if err != nil {
@@ -33,7 +56,7 @@ func watchersWith(t *testing.T, flags ...string) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if _, err := set(ctx, before); err != nil {
-			t.Errorf("give the watchers their flags back: %v", err)
+			t.Errorf("give the pods of %s their flags back: %v", workload.GetName(), err)
 		}
 	})
 	if err := deploy.Whole(deadline(t), lab, api, func(string) {}); err != nil {

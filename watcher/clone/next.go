@@ -169,7 +169,7 @@ func follow(v *View) Step {
 		}
 	}
 	switch {
-	case !ready(pod) || v.Judged.Undecided:
+	case !v1alpha1.PodReady(pod) || v.Judged.Undecided:
 		return Step{Do: Wait, Look: v.Judged.Look}
 	case v.Judged.Restored:
 		return Step{Do: Close, Result: v1alpha1.ResultRestored, Message: v.Judged.Message}
@@ -180,7 +180,7 @@ func follow(v *View) Step {
 // unclaimed looks at a clone that no scheduler has placed by its Migration yet.
 func unclaimed(v *View) Step {
 	m, pod := v.Migration, v.Pod
-	placed := condition(pod, corev1.PodScheduled)
+	placed := v1alpha1.PodConditionOf(pod, corev1.PodScheduled)
 	if pod.Spec.NodeName != "" {
 		until := v.Now.Add(claimGrace)
 		if placed != nil {
@@ -277,7 +277,7 @@ func stands(v *View) string {
 	case pod == nil:
 		return "it has not been made"
 	case pod.Spec.NodeName == "":
-		if placed := condition(pod, corev1.PodScheduled); placed != nil && placed.Message != "" {
+		if placed := v1alpha1.PodConditionOf(pod, corev1.PodScheduled); placed != nil && placed.Message != "" {
 			return "it cannot be placed: " + placed.Message
 		}
 		return "it has not been placed on a node"
@@ -304,20 +304,6 @@ func endedAgain(pod *corev1.Pod, container string, attempts int32) bool {
 		}
 	}
 	return false
-}
-
-func ready(pod *corev1.Pod) bool {
-	c := condition(pod, corev1.PodReady)
-	return c != nil && c.Status == corev1.ConditionTrue
-}
-
-func condition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCondition {
-	for i := range pod.Status.Conditions {
-		if pod.Status.Conditions[i].Type == kind {
-			return &pod.Status.Conditions[i]
-		}
-	}
-	return nil
 }
 
 // soonest is the earlier of two moments, of which zero is none.

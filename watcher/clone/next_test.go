@@ -188,7 +188,7 @@ func TestPodOf(t *testing.T) {
 	m := v1alpha1.NewClone(source, v1alpha1.Clone{Labels: map[string]string{"tier": "warm", v1alpha1.LabelClone: "forged"}}, nil, now)
 	m.UID = "m"
 	clone := PodOf(m, source)
-	if len(clone.OwnerReferences) > 0 || len(clone.Finalizers) > 0 || len(clone.Labels) != 2 || !m.ClonedBy(clone) || clone.Labels["tier"] != "warm" {
+	if owners := clone.OwnerReferences; len(owners) != 1 || owners[0].UID != m.UID || metav1.GetControllerOf(clone) != nil || len(clone.Finalizers) > 0 || len(clone.Labels) != 2 || !m.ClonedBy(clone) || clone.Labels["tier"] != "warm" {
 		t.Errorf("whose is it? %+v", clone.ObjectMeta)
 	}
 	if len(clone.Annotations) != 1 || clone.Annotations[v1alpha1.AnnotationFailover] != "true" {

@@ -18,12 +18,15 @@ const (
 )
 
 // PodOf is the pod that a Migration makes: that which is cloned, under another name, with
-// no owner, and with no labels but those that were asked for. Its images are those that the
-// pod runs, by their digests where these are known: a tag may lead elsewhere by now.
+// no controller, and with no labels but those that were asked for. Until it is restored it
+// belongs to the Migration, so that it goes when somebody deletes that: nothing else would
+// bring it further. Its images are those that the pod runs, by their digests where these
+// are known: a tag may lead elsewhere by now.
 func PodOf(m *v1alpha1.Migration, source *corev1.Pod) *corev1.Pod {
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: m.Spec.Pod.Name, Namespace: m.Namespace, Labels: map[string]string{}, Annotations: map[string]string{}},
-		Spec:       *source.Spec.DeepCopy(),
+		ObjectMeta: metav1.ObjectMeta{Name: m.Spec.Pod.Name, Namespace: m.Namespace, Labels: map[string]string{}, Annotations: map[string]string{},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Migration", Name: m.Name, UID: m.UID}}},
+		Spec: *source.Spec.DeepCopy(),
 	}
 	maps.Copy(pod.Labels, m.Spec.Clone.Labels)
 	pod.Labels[v1alpha1.LabelClone] = string(m.UID)

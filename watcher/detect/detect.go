@@ -84,8 +84,8 @@ type Signal struct {
 }
 
 // fact judges a sighting.
-func (s *sighting) fact(now time.Time, member membership.Member, leases hearing) Fact {
-	f := Fact{Node: s.node, LastAlive: member.LastAlive, BootID: s.bootID, Domain: s.domain, Signals: s.present(now)}
+func (s *sighting) fact(now time.Time, member membership.Member, leases hearing, limits Pressure) Fact {
+	f := Fact{Node: s.node, LastAlive: member.LastAlive, BootID: s.bootID, Domain: s.domain, Signals: s.present(now, limits)}
 	f.Why = s.why(now, f.Signals)
 	if s.lease.alive.After(f.LastAlive) {
 		f.LastAlive = s.lease.alive

@@ -49,7 +49,6 @@ type sighting struct {
 	outOfService time.Time
 	lease        lease
 	load         load
-	pressure     Pressure
 	// fromNode and fromStatus are the signals of the Node and of the Fence's status.
 	fromNode, fromStatus []Signal
 	// past is when a signal of a reason ended.
@@ -60,7 +59,7 @@ func (s *Sightings) of(name string, now time.Time) *sighting {
 	known := s.nodes[name]
 	if known == nil {
 		s.forget(now)
-		known = &sighting{node: name, watched: now, pressure: s.pressure, past: map[v1alpha1.MigrationReason]time.Time{}}
+		known = &sighting{node: name, watched: now, past: map[v1alpha1.MigrationReason]time.Time{}}
 		s.nodes[name] = known
 	}
 	return known
@@ -69,7 +68,7 @@ func (s *Sightings) of(name string, now time.Time) *sighting {
 // Node takes in a Node as it is now, or that it exists no more.
 func (s *Sightings) Node(now time.Time, node *corev1.Node, exists bool) {
 	n := s.of(node.Name, now)
-	n.remember(now)
+	n.remember(now, s.pressure)
 	n.touched = now
 	known := n.exists
 	n.exists = exists
@@ -112,7 +111,7 @@ func (s *Sightings) Lease(now time.Time, name string, renewed time.Time, exists 
 // Fence takes in a Fence as it is now, or that it exists no more.
 func (s *Sightings) Fence(now time.Time, fence *v1alpha1.Fence, exists bool) {
 	n := s.of(fence.Name, now)
-	n.remember(now)
+	n.remember(now, s.pressure)
 	n.touched = now
 	n.fenced = exists
 	if !exists {
@@ -120,7 +119,7 @@ func (s *Sightings) Fence(now time.Time, fence *v1alpha1.Fence, exists bool) {
 		return
 	}
 	n.permitted = fence.Spec.BootID
-	n.load.take(now, fence.Status.Load, n.pressure)
+	n.load.take(now, fence.Status.Load, s.pressure)
 	n.fromStatus = nil
 	if fence.Status.ShuttingDown != nil {
 		n.fromStatus = []Signal{{Reason: v1alpha1.MigrationNodeShutdown, Message: "its checkpointer says that it shuts down"}}
@@ -130,7 +129,7 @@ func (s *Sightings) Fence(now time.Time, fence *v1alpha1.Fence, exists bool) {
 // Fact judges a node. member is its checkpointer in the membership, the zero
 // Member when it was never seen there.
 func (s *Sightings) Fact(now time.Time, name string, member membership.Member) Fact {
-	return s.of(name, now).fact(now, member, s.leases)
+	return s.of(name, now).fact(now, member, s.leases, s.pressure)
 }
 
 // forget drops the nodes of which nothing has been left for a while.
@@ -141,8 +140,8 @@ func (s *Sightings) forget(now time.Time) {
 }
 
 // present are the signals that are to be seen now, the weightiest first.
-func (s *sighting) present(now time.Time) []Signal {
-	signals := slices.Concat(s.fromNode, s.fromStatus, s.load.signals(now, s.pressure))
+func (s *sighting) present(now time.Time, limits Pressure) []Signal {
+	signals := slices.Concat(s.fromNode, s.fromStatus, s.load.signals(now, limits))
 	if s.bootID != "" && s.permitted != "" && s.bootID != s.permitted {
 		signals = append(signals, Signal{Reason: v1alpha1.MigrationNodeRebooted, Message: "its kubelet reports another boot than the one that may run pods"})
 	}
@@ -151,8 +150,8 @@ func (s *sighting) present(now time.Time) []Signal {
 
 // remember notes that the present signals are seen at a moment at which something
 // is about to change.
-func (s *sighting) remember(now time.Time) {
-	for _, signal := range s.present(now) {
+func (s *sighting) remember(now time.Time, limits Pressure) {
+	for _, signal := range s.present(now, limits) {
 		// A boot whose pods the node has been told of is no reason of what follows.
 		if signal.Reason != v1alpha1.MigrationNodeRebooted {
 			s.past[signal.Reason] = now

@@ -67,7 +67,7 @@ func protected(pod *corev1.Pod) bool {
 func viewPod(pod *corev1.Pod, checkpoint *v1alpha1.Checkpoint) Pod {
 	view := Pod{
 		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), NodeName: pod.Spec.NodeName,
-		Phase: string(pod.Status.Phase), Ready: ready(pod),
+		Phase: string(pod.Status.Phase), Ready: v1alpha1.PodReady(pod),
 	}
 	if p, err := v1alpha1.ParseAnnotations(pod.Annotations); err != nil {
 		view.InvalidAnnotations = err.Error()
@@ -79,15 +79,6 @@ func viewPod(pod *corev1.Pod, checkpoint *v1alpha1.Checkpoint) Pod {
 		view.Checkpoint = viewCheckpoint(checkpoint)
 	}
 	return view
-}
-
-func ready(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 func viewCheckpoint(checkpoint *v1alpha1.Checkpoint) *Checkpoint {

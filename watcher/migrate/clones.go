@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -30,7 +31,9 @@ func (d *Driver) reconcileClone(ctx context.Context, m *v1alpha1.Migration) (rec
 			return reconcile.Result{}, err
 		}
 		step := clone.Next(v)
-		if err := d.stepClone(ctx, v, step); err != nil {
+		if err := d.stepClone(ctx, v, step); apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictPause}, nil
+		} else if err != nil {
 			return reconcile.Result{}, fmt.Errorf("clone pod %s/%s: %w", m.Namespace, m.Spec.Clone.Pod.Name, err)
 		}
 		if equality.Semantic.DeepEqual(before.Status, m.Status) {
@@ -151,6 +154,9 @@ func (d *Driver) stepClone(ctx context.Context, v *clone.View, step clone.Step) 
 	case clone.GiveUp:
 		return d.giveUpClone(ctx, v, step)
 	case clone.Close:
+		if err := d.leaveMigration(ctx, m, v.Pod); err != nil {
+			return err
+		}
 		conclude(m, Verdict{Result: step.Result, Message: step.Message})
 	}
 	return nil
@@ -176,6 +182,20 @@ func (d *Driver) makeClone(ctx context.Context, v *clone.View) error {
 			pod.Name, m.Status.Checkpoint.Generation, m.Name)
 	}
 	stamp(m, v1alpha1.PhaseCreated, v.Now)
+	return nil
+}
+
+// leaveMigration makes a clone a pod of its own, which outlives its Migration.
+func (d *Driver) leaveMigration(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	next := pod.DeepCopy()
+	next.OwnerReferences = slices.DeleteFunc(next.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == m.UID })
+	if len(next.OwnerReferences) == len(pod.OwnerReferences) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{})
+	if err := d.Client.Patch(ctx, next, patch, fieldOwner); err != nil {
+		return fmt.Errorf("take the migration off the owners of pod %s: %w", pod.Name, err)
+	}
 	return nil
 }
 

@@ -252,7 +252,7 @@ func (d *Driver) migrationsOfPod(ctx context.Context, object client.Object) []re
 	var requests []reconcile.Request
 	for i := range migrations.Items {
 		m := &migrations.Items[i]
-		if m.Open() && (pod.UID == m.LostPod() || m.ClaimedBy(pod.UID) || succeeds(pod, m)) {
+		if m.Open() && (pod.UID == m.LostPod() || m.ClaimedBy(pod.UID) || m.SucceededBy(pod)) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
 		}
 	}

@@ -102,6 +102,11 @@ func (d *Driver) finish(ctx context.Context, m *v1alpha1.Migration) (time.Time, 
 	now := time.Now()
 	d.follow(m, pod, now)
 	v := Judge(m, pod, now)
+	if v.Result == "" && pod == nil {
+		if v, err = d.judgeOwner(ctx, m, v, now); err != nil {
+			return time.Time{}, err
+		}
+	}
 	if v.Result != "" {
 		conclude(m, v)
 	}

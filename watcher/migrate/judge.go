@@ -127,7 +127,7 @@ func skipped(m *v1alpha1.Migration) string {
 
 // unplaced judges a successor that waits for a node.
 func unplaced(m *v1alpha1.Migration, pod *corev1.Pod, deadline, now time.Time) Verdict {
-	condition := conditionOf(pod, corev1.PodScheduled)
+	condition := v1alpha1.PodConditionOf(pod, corev1.PodScheduled)
 	if condition == nil || condition.Status != corev1.ConditionFalse {
 		return overdue(deadline, now, "pod "+pod.Name+" has not been placed on a node")
 	}
@@ -170,17 +170,7 @@ func notReady(pod *corev1.Pod) string {
 
 // ready says whether the pod answers, or has run to its good end already.
 func ready(pod *corev1.Pod) bool {
-	condition := conditionOf(pod, corev1.PodReady)
-	return pod.Status.Phase == corev1.PodSucceeded || condition != nil && condition.Status == corev1.ConditionTrue
-}
-
-func conditionOf(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCondition {
-	for i := range pod.Status.Conditions {
-		if pod.Status.Conditions[i].Type == kind {
-			return &pod.Status.Conditions[i]
-		}
-	}
-	return nil
+	return pod.Status.Phase == corev1.PodSucceeded || v1alpha1.PodReady(pod)
 }
 
 func restarts(pod *corev1.Pod, container string) int32 {

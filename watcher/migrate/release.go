@@ -8,7 +8,9 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
@@ -16,7 +18,10 @@ import (
 )
 
 // release lets a pod's owner make its successor while the pod still runs: the owner does
-// not select it any more. What its labels were is noted before.
+// not select it any more. What its labels were is noted before. The pod still refers to
+// the owner, but not as the one that controls it: an owner that does takes its reference
+// away itself, and then the pod would stay when the owner is deleted with its pods. With
+// the labels, the owner takes control back.
 func (d *Driver) release(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
 	if !m.Released() {
 		noted, err := json.Marshal(pod.Labels)
@@ -25,8 +30,21 @@ func (d *Driver) release(ctx context.Context, m *v1alpha1.Migration, pod *corev1
 		}
 		return d.annotate(ctx, m, v1alpha1.AnnotationPodLabels, string(noted))
 	}
+	next := pod.DeepCopy()
 	key, value := move.HashLabel(m)
-	return d.setLabels(ctx, pod, map[string]any{key: value})
+	metav1.SetMetaDataLabel(&next.ObjectMeta, key, value)
+	for i := range next.OwnerReferences {
+		if owner := &next.OwnerReferences[i]; owner.Controller != nil {
+			owner.Controller = ptr.To(false)
+		}
+	}
+	// A reference that somebody has taken away meanwhile must not come back: its owner may
+	// be gone, and the pod would go, too.
+	patch := client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{})
+	if err := d.Client.Patch(ctx, next, patch, fieldOwner); err != nil {
+		return fmt.Errorf("release pod %s/%s from its owner: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
 }
 
 // leaveServices takes the labels from a pod by which Services select it.

@@ -129,7 +129,7 @@ func (d *Driver) keepSiblings(ctx context.Context, m *v1alpha1.Migration) error 
 	}
 	siblings := []types.UID{}
 	for i := range pods.Items {
-		if succeeds(&pods.Items[i], m) {
+		if m.SucceededBy(&pods.Items[i]) {
 			siblings = append(siblings, pods.Items[i].UID)
 		}
 	}

@@ -27,10 +27,6 @@ const (
 )
 
 const (
-	annotationCompletionIndex = "batch.kubernetes.io/job-completion-index"
-	// randomSuffixLength is how many characters the API server adds to a generateName.
-	randomSuffixLength = 5
-
 	tokenVolumePrefix = "kube-api-access-"
 	tokenMountPath    = "/var/run/secrets/kubernetes.io/serviceaccount"
 )
@@ -68,34 +64,6 @@ func wanted(pod *corev1.Pod, lostAt metav1.MicroTime) bool {
 	}
 	return asked.After(lostAt.Time)
 }
-
-// succeeds says whether the pod takes the lost pod's place: it is the next pod
-// of the same controller and, where a controller's pods are not interchangeable,
-// of the same identity. The plugin lets exactly these claim the Migration.
-func succeeds(pod *corev1.Pod, m *v1alpha1.Migration) bool {
-	if m.Clones() {
-		return pod.Namespace == m.Namespace && m.ClonedBy(pod)
-	}
-	lost := m.Spec.Pod
-	if pod.Namespace != m.Namespace || pod.UID == lost.UID || pod.UID == m.LostPod() {
-		return false
-	}
-	owner := metav1.GetControllerOf(pod)
-	switch {
-	case owner == nil:
-		return lost.OwnerUID == "" && pod.Name == lost.Name
-	case owner.UID != lost.OwnerUID:
-		return false
-	case owner.Kind == "StatefulSet":
-		return pod.Name == lost.Name
-	case pod.Annotations[annotationCompletionIndex] != "":
-		return stem(pod.Name) == stem(lost.Name)
-	}
-	return true
-}
-
-// stem is a generated name without its random end.
-func stem(name string) string { return name[:max(0, len(name)-randomSuffixLength)] }
 
 // candidate is the pod that is to take the lost pod's place in a Migration that
 // nobody has claimed, or nil. Of a controller's several lost pods each gets
@@ -143,7 +111,7 @@ func candidate(m *v1alpha1.Migration, migrations []v1alpha1.Migration, pods []co
 	})
 	for _, rival := range rivals {
 		for i, pod := range free {
-			if succeeds(pod, rival) {
+			if rival.SucceededBy(pod) {
 				if rival.UID == m.UID {
 					return pod
 				}

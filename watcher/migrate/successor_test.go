@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -91,7 +92,7 @@ func TestCandidate(t *testing.T) {
 	set := pod("cart-0", "old", "StatefulSet", "set", -100)
 	bare := pod("solo", "old", "", "", -100)
 	index := func(p corev1.Pod) corev1.Pod {
-		p.Annotations = map[string]string{annotationCompletionIndex: "1"}
+		p.Annotations = map[string]string{batchv1.JobCompletionIndexAnnotation: "1"}
 		return p
 	}
 	job := index(pod("job-1-aaaaa", "old", "Job", "job", -100))

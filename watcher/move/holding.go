@@ -125,7 +125,7 @@ func notHeld(v *View, condition *metav1.Condition) string {
 		return fmt.Sprintf("it was not possible within %s to lead them to where they wait", holdingTakes)
 	case h.Shown == endpoints.ShowsNothing && h.Old != endpoints.Ready:
 		return "the pod is not ready in the EndpointSlices of its Services"
-	case !ready(v.Pod):
+	case !v1alpha1.PodReady(v.Pod):
 		return "the pod is not Ready"
 	}
 	for _, port := range m.PortsToHold() {

@@ -139,7 +139,7 @@ func awaitSuccessor(v *View) (Step, bool) {
 			return Step{Do: Claim}, false
 		}
 	}
-	if v.Successor == nil || m.Status.Claim == nil || !m.Reached(v1alpha1.PhaseReady) || !ready(v.Successor) {
+	if v.Successor == nil || m.Status.Claim == nil || !m.Reached(v1alpha1.PhaseReady) || !v1alpha1.PodReady(v.Successor) {
 		return wait, false
 	}
 	if m.Spec.Strategy == v1alpha1.StrategyApplication {
@@ -185,9 +185,7 @@ func giveUp(v *View) (Step, bool) {
 	switch why := asked(m); {
 	case why != "":
 		return withdraw(v1alpha1.ReasonCanceled, why), true
-	case !is(v.Pod, m):
-		return withdraw(v1alpha1.ReasonNotAllowed, fmt.Sprintf("pod %s was deleted before it was stopped", m.Spec.Pod.Name)), true
-	case v.Pod.DeletionTimestamp != nil:
+	case isDeleted(v):
 		return withdraw(v1alpha1.ReasonNotAllowed, fmt.Sprintf("somebody has deleted pod %s before it was stopped", m.Spec.Pod.Name)), true
 	case v.Pod.Status.Phase == corev1.PodSucceeded, v.Pod.Status.Phase == corev1.PodFailed:
 		return withdraw(v1alpha1.ReasonNotAllowed, fmt.Sprintf("pod %s has ended: it is %s", m.Spec.Pod.Name, v.Pod.Status.Phase)), true
@@ -238,6 +236,8 @@ func afterStop(v *View) Step {
 		return Step{Do: Remove}
 	case source != nil && source.StoppedAt != nil:
 		return Step{Do: NoteStopped}
+	case source != nil && source.Error != "" && isDeleted(v):
+		return withdraw(v1alpha1.ReasonNotAllowed, fmt.Sprintf("somebody has deleted pod %s while it was being stopped, and that failed: %s", m.Spec.Pod.Name, source.Error))
 	case source != nil && source.Error != "":
 		return withdraw(v1alpha1.ReasonSourceFailed, source.Error)
 	case is(v.Pod, m):

@@ -105,6 +105,7 @@ func TestNext(t *testing.T) {
 		"late, but it is being stopped":          {views{released, claimed, reached(stopping), began, late}, "Tell: began to stop the pod"},
 		"the source cannot prepare it":           {views{released, failed}, "Withdraw Withdrawn SourceFailed: no room"},
 		"the source cannot stop it":              {views{released, reached(stopping), failed}, "Withdraw Withdrawn SourceFailed: no room"},
+		"it is deleted, so it cannot be stopped": {views{released, reached(stopping), failed, func(v *View) { v.Pod.DeletionTimestamp = &metav1.Time{Time: now} }}, "Withdraw Withdrawn NotAllowed: no room"},
 		"the successor was deleted":              {views{released, claimed, func(v *View) { v.Successor = nil }}, "Withdraw Withdrawn TargetFailed: pod web-2 on node b"},
 		"the successor failed":                   {views{released, claimed, func(v *View) { v.Successor.Status.Phase = corev1.PodFailed }}, "Withdraw Withdrawn TargetFailed: failed"},
 		"the target is lost":                     {views{released, claimed, func(v *View) { v.TargetFenced = true }}, "Withdraw Withdrawn TargetFailed: node b"},

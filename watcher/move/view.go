@@ -141,14 +141,8 @@ func phaseAt(m *v1alpha1.Migration, phase v1alpha1.Phase) time.Time {
 	return at
 }
 
-func ready(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
+// isDeleted says whether the pod that is to move is gone, or about to be.
+func isDeleted(v *View) bool { return !is(v.Pod, v.Migration) || v.Pod.DeletionTimestamp != nil }
 
 // is says whether the pod that the API has is still the one that is to move.
 func is(pod *corev1.Pod, m *v1alpha1.Migration) bool { return pod != nil && pod.UID == m.LostPod() }

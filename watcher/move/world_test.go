@@ -58,7 +58,9 @@ func by(strategy v1alpha1.Strategy) func(*View) {
 func released(v *View) {
 	v.Migration.Annotations = map[string]string{v1alpha1.AnnotationPodLabels: `{"app":"web"}`, AnnotationSiblings: "[]"}
 	v.Pod.Labels[labelHash] = hash(v.Migration)
-	v.Pod.OwnerReferences = nil
+	for i := range v.Pod.OwnerReferences {
+		v.Pod.OwnerReferences[i].Controller = ptr.To(false)
+	}
 }
 
 func claimed(v *View) {
