@@ -326,7 +326,7 @@ func (a *Agent) seal(ctx context.Context, pod *corev1.Pod, dump *criu.Dump, dir 
 	a.mu.Unlock()
 	var kept []store.Kept
 	for _, k := range dump.Kept {
-		kept = append(kept, store.Kept{Path: k.Archive, Offset: k.Offset, Length: k.Length, BasePath: k.BaseArchive, BaseOffset: k.BaseOffset})
+		kept = append(kept, store.Kept{Path: k.Path, Offset: k.Offset, Length: k.Length, BasePath: k.BasePath, BaseOffset: k.BaseOffset})
 	}
 	sealed, err := a.store.Seal(ctx, keyOf(pod), g, dir, dump.Memory, kept...)
 	if err != nil {

@@ -161,7 +161,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		if s.mixed {
 			break
 		}
-		if d.shared, err = readShared(ctx, d.images.Name(), d.group.Procs); err != nil {
+		if d.shared, err = readShared(ctx, d.images.Name(), d.group.Procs, s.files.shared); err != nil {
 			return nil, nil, fmt.Errorf("container %s: %w", d.name(), err)
 		}
 	}
@@ -197,7 +197,7 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 	}
 
 	for _, d := range dumpers {
-		if err := d.shared.place(); err != nil {
+		if err := d.shared.place(ctx); err != nil {
 			return nil, nil, fmt.Errorf("container %s: %w", d.name(), err)
 		}
 	}
@@ -208,7 +208,14 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		return nil, nil, err
 	}
 	result.take(readings)
-	result.Kept, s.nextFiles = captured.kept, filesBase{files.began, captured.saved}
+	result.Kept, s.nextFiles = captured.kept, filesBase{files.began, captured.saved, map[uint64]sharedBase{}}
+	for _, d := range dumpers {
+		kept, err := d.shared.onBase(dir, s.nextFiles.shared)
+		if err != nil {
+			return nil, nil, err
+		}
+		result.Kept = append(result.Kept, kept...)
+	}
 	for _, d := range dumpers {
 		part, err := d.measure(result.Memory)
 		if err != nil {

@@ -322,7 +322,7 @@ func oneMoment(t *testing.T, rt *rapid.T, disk string, age time.Duration) (trust
 			}
 		}
 		trusted.kept += len(captured.kept)
-		stored, base = c.tree.file, filesBase{c.ahead.began, captured.saved}
+		stored, base = c.tree.file, filesBase{until: c.ahead.began, saved: captured.saved}
 	}
 	return trusted
 }

@@ -8,6 +8,8 @@ type filesBase struct {
 	// saved are the files whose content it has, if no change since could have left them
 	// with the stamp that they have here.
 	saved map[inode]savedFile
+	// shared are its images of shared memory, by inode.
+	shared map[uint64]sharedBase
 }
 
 // savedFile is where a generation has a file's content: at an offset of an archive.
@@ -17,12 +19,12 @@ type savedFile struct {
 	offset  int64
 }
 
-// KeptFile is the content of a file in an archive of a Dump that is as in the Dump's base.
-// The archive has a hole in its place.
+// KeptFile is a stretch of a file of a Dump that is as in the Dump's base. The file has a
+// hole in its place.
 type KeptFile struct {
-	// Archive is relative to the dump's folder, as BaseArchive is to the base's.
-	Archive, BaseArchive string
-	// Offset, BaseOffset and Length are in bytes. Length is of whole blocks of the archive.
+	// Path is relative to the dump's folder, as BasePath is to the base's.
+	Path, BasePath string
+	// Offset, BaseOffset and Length are in bytes.
 	Offset, BaseOffset, Length int64
 }
 
@@ -46,8 +48,8 @@ func (a *archive) keep(now stamp, merged string, offset int64) bool {
 	}
 	saved := a.ahead.base.saved[now.inode]
 	a.kept = append(a.kept, KeptFile{
-		Archive: a.tree.name, Offset: offset, Length: (now.size + tarBlock - 1) / tarBlock * tarBlock,
-		BaseArchive: saved.archive, BaseOffset: saved.offset,
+		Path: a.tree.name, Offset: offset, Length: (now.size + tarBlock - 1) / tarBlock * tarBlock,
+		BasePath: saved.archive, BaseOffset: saved.offset,
 	})
 	a.save(now, offset)
 	return true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,7 @@ func generations(t *testing.T, e *Engine, p *nodetest.Pod, c *nodetest.Container
 	kept := &taken{}
 	for i := range count {
 		between(i)
+		before := kept.dir
 		kept.dir = t.TempDir()
 		var err error
 		kept.dump, err = e.Checkpoint(context.Background(), targetOf(t, p, c), kept.dir, false)
@@ -94,6 +96,9 @@ func generations(t *testing.T, e *Engine, p *nodetest.Pod, c *nodetest.Container
 		}
 		if err := kept.memory.Take(kept.dump.Memory); err != nil {
 			t.Fatalf("checkpoint %d, on %d: %v", i+1, kept.dump.Base, err)
+		}
+		for _, k := range kept.dump.Kept {
+			fillKept(t, filepath.Join(kept.dir, k.Path), filepath.Join(before, k.BasePath), []KeptFile{k})
 		}
 		part := kept.dump.Containers[0]
 		t.Logf("checkpoint %d paused %v, %+v, read %d of %d bytes", i+1, kept.dump.Pause, kept.dump.Phases, part.FreshBytes, part.MemoryBytes)

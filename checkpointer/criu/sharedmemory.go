@@ -68,11 +68,14 @@ type sharedObject struct {
 	present memory.Set
 	late    []memory.Stretch
 	done    bool
+	// base is what the base has of it; nil for nothing. Then it is copied ahead.
+	base    *sharedBase
+	windows []window // of the present pages, at last
 }
 
-// readShared copies a container's shared memory while its processes run. It returns nil
-// when there is little of it.
-func readShared(ctx context.Context, images string, list func() ([]int, error)) (*sharedMemory, error) {
+// readShared copies a container's shared memory while its processes run, but for what
+// the base has, by inode. It returns nil when there is little of it.
+func readShared(ctx context.Context, images string, list func() ([]int, error), base map[uint64]sharedBase) (*sharedMemory, error) {
 	s := &sharedMemory{images: images, list: list, objects: map[uint64]*sharedObject{}, led: map[uint64]string{}}
 	if err := s.find(); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -88,8 +91,13 @@ func readShared(ctx context.Context, images string, list func() ([]int, error)) 
 	if all < sharedEnough {
 		return nil, s.close()
 	}
-	for _, o := range s.objects {
-		if err := o.copyAhead(ctx, images); err != nil {
+	for inode, o := range s.objects {
+		if has, found := base[inode]; found {
+			o.base = &has
+		} else {
+			err = o.copyAhead(ctx, images)
+		}
+		if err = errors.Join(err, o.mapNow()); err != nil {
 			return nil, errors.Join(fmt.Errorf("copy shared memory ahead of the pause: %w", err), s.close())
 		}
 	}
@@ -172,7 +180,7 @@ func (o *sharedObject) populated() (memory.Set, error) {
 
 // copyAhead copies what there is now.
 func (o *sharedObject) copyAhead(ctx context.Context, folder string) (err error) {
-	if o.copy, err = os.CreateTemp(folder, "shared-"); err != nil {
+	if o.copy, err = os.CreateTemp(folder, sharedCopy); err != nil {
 		return err
 	}
 	if size := o.ahead.Bytes(); size > 0 {
@@ -183,14 +191,16 @@ func (o *sharedObject) copyAhead(ctx context.Context, folder string) (err error)
 			return err
 		}
 	}
-	if err := o.each(ctx, o.ahead, func(copy []byte, at uint64) error { return readFull(o.memory, copy, at) }); err != nil {
+	return o.each(ctx, o.ahead, func(copy []byte, at uint64) error { return readFull(o.memory, copy, at) })
+}
+
+// mapNow maps the memory itself.
+func (o *sharedObject) mapNow() error {
+	info, err := o.memory.Stat()
+	if err != nil || info.Size() == 0 {
 		return err
 	}
-	if len(o.ahead) == 0 {
-		return nil
-	}
-	end := o.ahead[len(o.ahead)-1].End
-	if o.now, err = unix.Mmap(int(o.memory.Fd()), 0, int(end), unix.PROT_READ, unix.MAP_SHARED); err != nil {
+	if o.now, err = unix.Mmap(int(o.memory.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		return err
 	}
 	for _, span := range o.ahead {
@@ -299,7 +309,11 @@ func sharedList(inode uint64) string { return fmt.Sprintf("%s%d%s", sharedPagema
 const (
 	sharedPagemap = "pagemap-shmem-"
 	imageEnd      = ".img"
+	// sharedCopy is how the names of copies begin that are not in their place yet.
+	sharedCopy = "shared-"
 )
+
+func pagesImage(number uint64) string { return fmt.Sprintf("pages-%d%s", number, imageEnd) }
 
 // leadAll answers whoever opens the list of a piece of shared memory.
 func (s *sharedMemory) leadAll() {
@@ -337,7 +351,7 @@ func (s *sharedMemory) leadNext() {
 		return
 	}
 	number := uint64(len(known) + 1)
-	path := filepath.Join(s.images, fmt.Sprintf("pages-%d%s", number, imageEnd))
+	path := filepath.Join(s.images, pagesImage(number))
 	if os.Symlink(nowhere, path) == nil {
 		s.led[number] = path
 	}
@@ -382,15 +396,18 @@ func (s *sharedMemory) finish(ctx context.Context) error {
 		if !shared || err != nil || s.objects[inode] == nil {
 			return fmt.Errorf("%s: %w", filepath.Base(image), errSharedMixed)
 		}
-		if err := s.objects[inode].finish(ctx, number, present); err != nil {
+		if err := s.objects[inode].finish(ctx, s.images, number, present); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o *sharedObject) finish(ctx context.Context, number uint64, present memory.Set) error {
+func (o *sharedObject) finish(ctx context.Context, folder string, number uint64, present memory.Set) error {
 	o.number, o.present, o.done = number, present, true
+	if o.base != nil {
+		return o.finishOnBase(ctx, folder)
+	}
 	for _, span := range memory.Subtract(present, o.ahead) {
 		content := make([]byte, span.Bytes())
 		if err := readFull(o.memory, content, span.Start); err != nil {
@@ -402,7 +419,7 @@ func (o *sharedObject) finish(ctx context.Context, number uint64, present memory
 }
 
 // place puts the copies where CRIU's images belong. The processes run again.
-func (s *sharedMemory) place() error {
+func (s *sharedMemory) place(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
@@ -412,24 +429,32 @@ func (s *sharedMemory) place() error {
 		}
 		path := s.led[o.number]
 		delete(s.led, o.number)
-		if err := o.place(path); err != nil {
+		if err := o.place(ctx, path); err != nil {
 			return fmt.Errorf("put shared memory into the images: %w", err)
 		}
 	}
 	return nil
 }
 
-func (o *sharedObject) place(path string) error {
+func (o *sharedObject) place(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	if o.copy == nil {
-		return o.write(path)
-	}
-	if len(memory.Subtract(o.present, o.ahead)) == 0 && len(memory.Subtract(o.ahead, o.present)) == 0 {
+	var err error
+	switch asIs := len(memory.Subtract(o.present, o.ahead)) == 0 && len(memory.Subtract(o.ahead, o.present)) == 0; {
+	case o.base != nil:
 		return os.Rename(o.copy.Name(), path)
+	case o.copy == nil:
+		err = o.write(path)
+	case asIs:
+		err = os.Rename(o.copy.Name(), path)
+	default:
+		err = errors.Join(o.write(path), os.Remove(o.copy.Name()))
 	}
-	return errors.Join(o.write(path), os.Remove(o.copy.Name()))
+	if err != nil {
+		return err
+	}
+	return o.sumUp(ctx, path)
 }
 
 // write writes an image of pages that are not the ones that were there ahead.

@@ -104,6 +104,13 @@ func TestSharedMemoryIsOfOneMoment(t *testing.T) {
 		nodetest.Eventually(t, 10*time.Second, "a round passes", func() bool { return len(c.Output.Lines()) > seen+1 })
 	})
 	noErrors(t, c)
+	var bytes int64
+	for _, k := range kept.dump.Kept {
+		bytes += k.Length
+	}
+	if bytes < 16<<20 { // of 64 MiB, of which little is written
+		t.Errorf("%d bytes of the last generation are left to its base", bytes)
+	}
 	if left, err := filepath.Glob(filepath.Join(kept.dir, "*", ImagesDir, "shared-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
 	}
@@ -133,7 +140,7 @@ func TestSharedMemoryIsNotMixedUp(t *testing.T) {
 	for at := 0; at < len(mapped); at += 4096 {
 		mapped[at] = 1
 	}
-	s, err := readShared(t.Context(), folder, func() ([]int, error) { return []int{os.Getpid()}, nil })
+	s, err := readShared(t.Context(), folder, func() ([]int, error) { return []int{os.Getpid()}, nil }, nil)
 	if err != nil || s == nil {
 		t.Fatalf("%v, %v", s, err)
 	}

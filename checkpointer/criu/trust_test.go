@@ -291,7 +291,7 @@ func lateMemory(t *testing.T) (memory []byte, supply func()) {
 // nextCapture captures a folder again, as the generation after another one.
 func nextCapture(t *testing.T, folder string, before *testCapture, captured *capturer) (*testCapture, *capturer) {
 	t.Helper()
-	c := prepareCapture(t, folder, testAge, filesBase{before.ahead.began, captured.saved})
+	c := prepareCapture(t, folder, testAge, filesBase{until: before.ahead.began, saved: captured.saved})
 	c.readAhead()
 	next := c.finish()
 	fillKept(t, c.tree.file, before.tree.file, next.kept)
