@@ -373,5 +373,6 @@ func oneCapture(t *testing.T, rt *rapid.T, w *writer, age time.Duration, base fi
 	for range changes.Draw(rt, "after") {
 		w.change()
 	}
-	return c, c.finish()
+	captured := c.finish()
+	return c, captured
 }

@@ -27,7 +27,7 @@ var sharedSeed = maphash.MakeSeed()
 
 // sharedBase is what the base has of a piece of shared memory.
 type sharedBase struct {
-	image   string // relative to the generation's folder
+	image   string   // relative to the generation's folder
 	windows []window // ascending
 }
 

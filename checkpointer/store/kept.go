@@ -110,7 +110,8 @@ func (f *plannedFile) leaveOut() error {
 			return fmt.Errorf("%w: the %d bytes at %d of %s are not cut apart from the others", ErrNoBase, k.length, k.offset, f.path)
 		}
 	}
-	f.lengths = append(lengths, rest...)
+	lengths = append(lengths, rest...)
+	f.lengths = lengths
 	return nil
 }
 
