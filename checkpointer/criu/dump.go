@@ -27,6 +27,8 @@ type dumper struct {
 	criu   *swrk
 	dir    string   // the container's folder
 	images *os.File // the folder for CRIU's images
+	// connections is whether established connections are dumped.
+	connections bool
 }
 
 func (d *dumper) name() string { return d.target.Container.Name }
@@ -42,7 +44,7 @@ func prepare(ctx context.Context, pod PodTarget, dir string) ([]*dumper, error) 
 	}
 	var dumpers []*dumper
 	for _, target := range pod.Containers {
-		d := &dumper{dir: filepath.Join(dir, target.Container.Name)}
+		d := &dumper{dir: filepath.Join(dir, target.Container.Name), connections: pod.Silence != nil}
 		dumpers = append(dumpers, d)
 		if err := d.prepare(ctx, path, pod, target); err != nil {
 			return dumpers, fmt.Errorf("container %s: %w", target.Container.Name, err)
@@ -192,7 +194,7 @@ func firstCause(errs []error) error {
 // dump has CRIU dump the container. When everything is written, and the tasks
 // are still stopped, it calls written.
 func (d *dumper) dump(ctx context.Context, written func() error) error {
-	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images)}
+	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images, d.connections)}
 	err := d.criu.call(ctx, req, func(script string) error {
 		if script != "post-dump" {
 			return nil
