@@ -152,7 +152,7 @@ func (s *checkpointer) restoring(t *testing.T, p *nodetest.Pod) func(client.Crea
 		}
 		images, work := filepath.Join(s.dir, req.Name, criu.ImagesDir), t.TempDir()
 		config := filepath.Join(work, "restore.conf")
-		if err := s.engine.PrepareRestore(ctx, s.dir, req.Name, config); err != nil {
+		if err := s.engine.PrepareRestore(ctx, s.dir, req.Name, config, false); err != nil {
 			return client.CreateResponse{Reason: err.Error()}
 		}
 		t.Cleanup(func() {

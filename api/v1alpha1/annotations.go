@@ -32,6 +32,9 @@ const (
 	// an application hands over its state.
 	AnnotationStateExport = "lifeboat.dev/state-export"
 	AnnotationStateImport = "lifeboat.dev/state-import"
+	// AnnotationConnections says what becomes of the pod's established connections in a
+	// planned move: "close" ends them, "keep" has the pod take its address along for them.
+	AnnotationConnections = "lifeboat.dev/connections"
 
 	annotationPrefix = "lifeboat.dev/"
 )
@@ -56,6 +59,15 @@ const (
 	VolumesIgnore  Volumes = "ignore"
 )
 
+// Connections says what becomes of established connections in a planned move.
+type Connections string
+
+// The values of AnnotationConnections.
+const (
+	ConnectionsClose Connections = "close"
+	ConnectionsKeep  Connections = "keep"
+)
+
 // Bounds and defaults of the annotations.
 const (
 	DefaultInterval = 30 * time.Second
@@ -74,6 +86,8 @@ type Protection struct {
 	Volumes   Volumes
 	// Strategy is how the pod moves on purpose.
 	Strategy Strategy
+	// Connections is what a move makes of established connections.
+	Connections Connections
 	// The hooks; nil where there is none.
 	PreCheckpoint, PostRestore, StateExport, StateImport *Hook
 }
@@ -122,6 +136,10 @@ var parsers = map[string]struct {
 		p.Volumes = Volumes(v)
 		return p.Volumes == VolumesProtect || p.Volumes == VolumesIgnore
 	}},
+	AnnotationConnections: {fmt.Sprintf("%q or %q", ConnectionsClose, ConnectionsKeep), func(v string, p *Protection) bool {
+		p.Connections = Connections(v)
+		return p.Connections == ConnectionsClose || p.Connections == ConnectionsKeep
+	}},
 	AnnotationStrategy: {`"cold", "warm", "live" or "application"`, func(v string, p *Protection) bool {
 		p.Strategy = map[string]Strategy{"cold": StrategyCold, "warm": StrategyWarm, "live": StrategyLive, "application": StrategyApplication}[v]
 		return p.Strategy != ""
@@ -144,7 +162,7 @@ func parseStateHook(value string) (*Hook, bool) {
 // key under lifeboat.dev/ is not allowed it returns AnnotationErrors that name
 // each one, and a Protection that must not be used.
 func ParseAnnotations(annotations map[string]string) (Protection, error) {
-	p := Protection{Interval: DefaultInterval, Replicas: DefaultReplicas, Volumes: VolumesProtect, Strategy: StrategyLive}
+	p := Protection{Interval: DefaultInterval, Replicas: DefaultReplicas, Volumes: VolumesProtect, Strategy: StrategyLive, Connections: ConnectionsClose}
 	var errs AnnotationErrors
 	for key, value := range annotations {
 		if !strings.HasPrefix(key, annotationPrefix) {

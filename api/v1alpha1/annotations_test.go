@@ -10,7 +10,7 @@ import (
 )
 
 func TestParseAnnotations(t *testing.T) {
-	defaults := Protection{Interval: 30 * time.Second, Replicas: 1, Volumes: VolumesProtect, Strategy: StrategyLive}
+	defaults := Protection{Interval: 30 * time.Second, Replicas: 1, Volumes: VolumesProtect, Strategy: StrategyLive, Connections: ConnectionsClose}
 	with := func(change func(*Protection)) Protection {
 		p := defaults
 		change(&p)
@@ -27,7 +27,7 @@ func TestParseAnnotations(t *testing.T) {
 		"not protected":  {map[string]string{AnnotationFailover: "false"}, defaults, nil},
 		"failover yes":   {map[string]string{AnnotationFailover: "yes"}, Protection{}, []string{AnnotationFailover}},
 		"failover True":  {map[string]string{AnnotationFailover: "True"}, Protection{}, []string{AnnotationFailover}},
-		"everything set": {map[string]string{AnnotationFailover: "true", AnnotationInterval: "2s", AnnotationReplicas: "2", AnnotationVolumes: "ignore"}, Protection{Protected: true, Interval: 2 * time.Second, Replicas: 2, Volumes: VolumesIgnore, Strategy: StrategyLive}, nil},
+		"everything set": {map[string]string{AnnotationFailover: "true", AnnotationInterval: "2s", AnnotationReplicas: "2", AnnotationVolumes: "ignore"}, Protection{Protected: true, Interval: 2 * time.Second, Replicas: 2, Volumes: VolumesIgnore, Strategy: StrategyLive, Connections: ConnectionsClose}, nil},
 		"for moves": {map[string]string{AnnotationStrategy: "application", AnnotationStateExport: "http 80/state", AnnotationStateImport: "http 80/state"},
 			with(func(p *Protection) {
 				hook := &Hook{Timeout: DefaultHookTimeout, Port: 80, Path: "/state"}
@@ -39,6 +39,7 @@ func TestParseAnnotations(t *testing.T) {
 		"interval too short": {map[string]string{AnnotationInterval: "999ms"}, Protection{}, []string{AnnotationInterval}},
 		"interval too long":  {map[string]string{AnnotationInterval: "25h"}, Protection{}, []string{AnnotationInterval}},
 		"no replicas":        {map[string]string{AnnotationReplicas: "0"}, Protection{}, []string{AnnotationReplicas}},
+		"connections":        {map[string]string{AnnotationFailover: "true", AnnotationConnections: "keep"}, Protection{Protected: true, Interval: DefaultInterval, Replicas: 1, Volumes: VolumesProtect, Strategy: StrategyLive, Connections: ConnectionsKeep}, nil},
 		"empty value":        {map[string]string{AnnotationVolumes: ""}, Protection{}, []string{AnnotationVolumes}},
 		"unknown key":        {map[string]string{"lifeboat.dev/intervall": "2s"}, Protection{}, []string{"lifeboat.dev/intervall"}},
 		"several wrong":      {map[string]string{AnnotationVolumes: "x", AnnotationFailover: "x"}, Protection{}, []string{AnnotationFailover, AnnotationVolumes}},

@@ -363,6 +363,9 @@ type RestoreStatus struct {
 	// Holding is where connections wait for a pod that is parked, or was.
 	// +optional
 	Holding *Holding `json:"holding,omitempty"`
+	// Connections is what became of established connections that were to be kept.
+	// +optional
+	Connections *KeptConnections `json:"connections,omitempty"`
 	// Hooks are those that were called in the restored pod.
 	// +optional
 	Hooks []HookResult `json:"hooks,omitempty"`

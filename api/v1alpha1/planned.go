@@ -104,9 +104,32 @@ type SourceStatus struct {
 	// Error says why the source could not stop the pod. The pod runs on there.
 	// +optional
 	Error string `json:"error,omitempty"`
+	// Reason is NotAllowed where Error is for the pod's owner to mend.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// KeptAddress is the pod's address, where established connections are part of the last
+	// generation: the source keeps it for them, and sends on what comes for it.
+	// +optional
+	KeptAddress string `json:"keptAddress,omitempty"`
 	// Hooks are those that were called in the pod.
 	// +optional
 	Hooks []HookResult `json:"hooks,omitempty"`
+}
+
+// KeptConnections tells what became of the connections that were to outlive a move.
+type KeptConnections struct {
+	// Address is the former address of the pod, which it has beside its own for them.
+	Address string `json:"address"`
+	// OpenedAt is when they could go on.
+	// +optional
+	OpenedAt *metav1.MicroTime `json:"openedAt,omitempty"`
+	// EndedAt is when the address was taken away: the last of them had ended, or the pod
+	// had, or they were not kept.
+	// +optional
+	EndedAt *metav1.MicroTime `json:"endedAt,omitempty"`
+	// Message says why they were not kept.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // Holding is where connections wait for a pod that is not there yet.

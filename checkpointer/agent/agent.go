@@ -184,6 +184,7 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	if err := a.thawLeftovers(ctx); err != nil {
 		return err
 	}
+	a.speakAgain(ctx)
 
 	told := ctx // ends when the checkpointer is told to end, and not when a part of it fails
 	group, ctx := errgroup.WithContext(ctx)
@@ -214,6 +215,8 @@ func Run(ctx context.Context, cfg Config, kube *rest.Config, log *slog.Logger) e
 	group.Go(func() error { return a.runSchedule(ctx) })
 	group.Go(func() error { return a.runMoves(ctx) })
 	group.Go(func() error { return a.runDrafts(ctx) })
+	group.Go(func() error { return a.runLoans(ctx) })
+	group.Go(func() error { return a.runGuests(ctx) })
 	group.Go(func() error { return a.runCollection(ctx) })
 	group.Go(func() error { return a.runScrub(ctx) })
 	a.log.Info("checkpointer runs", "store", cfg.StoreDir, "tracking", tracking)

@@ -114,5 +114,6 @@ func (a *Agent) abandon(req client.CreateRequest, r *restore) {
 			a.log.Warn("clean up after a restore that was not to be", "container", req.Name, "err", err)
 		}
 	}
+	a.dismissGuest(r, "")
 	a.discard(req.PodUID, r)
 }

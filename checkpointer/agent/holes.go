@@ -189,12 +189,21 @@ func restorePatch(m *v1alpha1.Migration, status v1alpha1.RestoreStatus) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	fields := map[string]any{"generation": nil, "takenAt": nil, "containers": nil, "skipped": nil, "attempts": nil, "holding": nil}
+	fields := map[string]any{"generation": nil, "takenAt": nil, "containers": nil, "skipped": nil, "attempts": nil, "holding": nil, "connections": nil}
 	if before := m.Status.Restore; before != nil && before.PodUID != status.PodUID {
 		fields["parkedAt"], fields["committedAt"], fields["hooks"] = nil, nil, nil
 	}
 	if err := json.Unmarshal(raw, &fields); err != nil {
 		return nil, err
+	}
+	if before := m.Status.Restore; before != nil && before.PodUID != status.PodUID {
+		if connections, ok := fields["connections"].(map[string]any); ok {
+			for _, field := range []string{"openedAt", "endedAt", "message"} {
+				if _, set := connections[field]; !set {
+					connections[field] = nil
+				}
+			}
+		}
 	}
 	return json.Marshal(map[string]any{"status": map[string]any{"restore": fields}})
 }

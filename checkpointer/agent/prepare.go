@@ -60,7 +60,7 @@ func (a *Agent) prepareMove(ctx context.Context, m *v1alpha1.Migration) (told bo
 			failures++
 			log.Warn("pod is not prepared for its move", "err", err)
 			if failures >= prepareTries && source.PreparedAt == nil {
-				return a.tellSource(ctx, m, v1alpha1.SourceStatus{Error: fmt.Sprintf("the pod could not be prepared: %v", err), BytesSent: source.BytesSent})
+				return a.tellSource(ctx, m, v1alpha1.SourceStatus{Error: fmt.Sprintf("the pod could not be prepared: %v", err), Reason: reasonOf(err), BytesSent: source.BytesSent})
 			}
 		default:
 			failures = 0
@@ -117,6 +117,9 @@ func (a *Agent) round(ctx context.Context, m *v1alpha1.Migration) (added, genera
 	defer cancel()
 	state, err := a.movable(ctx, m)
 	if err != nil {
+		return 0, 0, 0, err
+	}
+	if _, err := a.keeping(ctx, m, state); err != nil {
 		return 0, 0, 0, err
 	}
 	a.interrupt(state)

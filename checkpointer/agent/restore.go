@@ -55,6 +55,8 @@ type restore struct {
 	expected int
 	// filling are the containers whose memory is being filled in.
 	filling map[string]*filling
+	// guest is the pod's former address, nil where connections are closed.
+	guest *guestNote
 	// answerBy is when the runtime must have its answer, where that is sooner than usual.
 	answerBy time.Time
 }
@@ -171,6 +173,7 @@ func (a *Agent) create(ctx context.Context, req client.CreateRequest, gone <-cha
 	if r.failure != nil {
 		return a.fail(ctx, r, req, r.failure)
 	}
+	a.admitGuest(ctx, r, req)
 	committed := make(chan struct{})
 	status := *r.status.DeepCopy()
 	go func() { // the files need not wait for the API
@@ -294,7 +297,7 @@ func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest,
 		return client.CreateResponse{}, fmt.Errorf("make CRIU's work folder: %w", err)
 	}
 	config := filepath.Join(work, "restore.conf")
-	if err := a.engine.PrepareRestore(ctx, r.dir, req.Name, config); err != nil {
+	if err := a.engine.PrepareRestore(ctx, r.dir, req.Name, config, r.keepsConnections()); err != nil {
 		return client.CreateResponse{}, err
 	}
 	filling, err := a.fill(ctx, r, req.Container, work)
@@ -355,8 +358,10 @@ func (a *Agent) finish(ctx context.Context, podUID string, r *restore, entry v1a
 	complete = r.complete()
 	switch {
 	case complete:
+		a.openGuest(r)
 		a.connections.release(podUID)
 	case entry.Result != v1alpha1.ResultRestored: // it begins anew: who waited does so, too
+		a.dismissGuest(r, "the pod did not come back as a whole")
 		a.connections.set(podUID, nil)
 		r.status.Holding = nil
 	}

@@ -52,7 +52,7 @@ func (a *Agent) stopForMove(ctx context.Context, seen *v1alpha1.Migration) (told
 	}
 	if err != nil {
 		log.Warn("pod is not stopped, and runs on", "err", err)
-		status = v1alpha1.SourceStatus{Error: err.Error(), Hooks: status.Hooks, BytesSent: status.BytesSent}
+		status = v1alpha1.SourceStatus{Error: err.Error(), Reason: reasonOf(err), Hooks: status.Hooks, BytesSent: status.BytesSent}
 	} else {
 		log.Info("pod was stopped for good", "generation", status.Checkpoint.Generation, "still", status.StoppedAt.Sub(status.PausedAt.Time))
 	}
@@ -115,7 +115,7 @@ func (a *Agent) tellStopped(ctx context.Context, m *v1alpha1.Migration, status v
 			}
 			source := current.Status.Source
 			source.PausedAt, source.StoppedAt, source.Checkpoint = status.PausedAt, status.StoppedAt, status.Checkpoint
-			source.BytesSent, source.Hooks = status.BytesSent, status.Hooks
+			source.BytesSent, source.Hooks, source.KeptAddress = status.BytesSent, status.Hooks, status.KeptAddress
 			patch := ctrlclient.MergeFromWithOptions(before, ctrlclient.MergeFromWithOptimisticLock{})
 			return a.api.Status().Patch(ctx, current, patch, ctrlclient.FieldOwner("lifeboat-checkpointer"))
 		})
@@ -148,7 +148,11 @@ func (a *Agent) stop(ctx context.Context, m *v1alpha1.Migration) (v1alpha1.Sourc
 	if m.Status.Source != nil {
 		sentBefore = m.Status.Source.BytesSent
 	}
-	note := stopNote{Migration: ctrlclient.ObjectKeyFromObject(m), PodUID: uid}
+	kept, err := a.keeping(ctx, m, state)
+	if err != nil {
+		return v1alpha1.SourceStatus{}, err
+	}
+	note := stopNote{Migration: ctrlclient.ObjectKeyFromObject(m), PodUID: uid, Kept: kept}
 	calls := &hookCalls{}
 	s := stopper{
 		log: a.log.With("pod", m.Namespace+"/"+m.Spec.Pod.Name, "migration", m.Name),
@@ -162,7 +166,7 @@ func (a *Agent) stop(ctx context.Context, m *v1alpha1.Migration) (v1alpha1.Sourc
 			return a.callHook(ctx, state.pod, hookPreCheckpoint, state.protection.PreCheckpoint, calls)
 		},
 		take: func(ctx context.Context) (v1alpha1.HeldCheckpoint, held, error) {
-			return a.takeLast(ctx, state, m.Spec.Strategy == v1alpha1.StrategyCold)
+			return a.takeLast(ctx, state, m.Spec.Strategy == v1alpha1.StrategyCold, kept)
 		},
 		commit: func(status v1alpha1.SourceStatus, pod held) error {
 			if err := a.confirmed.withhold(uid); err != nil {
@@ -170,13 +174,22 @@ func (a *Agent) stop(ctx context.Context, m *v1alpha1.Migration) (v1alpha1.Sourc
 			}
 			status.Hooks = calls.results
 			status.BytesSent += sentBefore
+			if kept != nil {
+				if err := a.lend(kept, m); err != nil {
+					return err
+				}
+				status.KeptAddress = kept.Address.String()
+			}
 			committed := note
 			committed.Committed, committed.Cgroups, committed.Source = true, pod.Cgroups(), status
 			return a.stops.write(committed)
 		},
 		retract: func() error {
 			a.confirmed.allow(uid)
-			return a.stops.write(note)
+			if err := a.stops.write(note); err != nil || kept == nil {
+				return err
+			}
+			return a.takeBack(kept)
 		},
 		undo: func(ctx context.Context) {
 			// What the one hook has held the other lets go on.
@@ -193,6 +206,9 @@ func (a *Agent) stop(ctx context.Context, m *v1alpha1.Migration) (v1alpha1.Sourc
 	status, err := s.stop(ctx)
 	status.Hooks = calls.results
 	status.BytesSent += sentBefore
+	if err == nil && kept != nil {
+		status.KeptAddress = kept.Address.String()
+	}
 	return status, err
 }
 
@@ -275,15 +291,15 @@ func (a *Agent) preferred(m *v1alpha1.Migration, state podState) []string {
 }
 
 // takeLast takes a pod's last generation, and leaves the pod frozen.
-func (a *Agent) takeLast(ctx context.Context, state podState, whole bool) (v1alpha1.HeldCheckpoint, held, error) {
-	last, pod, err := a.takeLastOnce(ctx, state, whole)
+func (a *Agent) takeLast(ctx context.Context, state podState, whole bool, kept *keptConnections) (v1alpha1.HeldCheckpoint, held, error) {
+	last, pod, err := a.takeLastOnce(ctx, state, whole, kept)
 	if errors.Is(err, store.ErrNoBase) {
-		last, pod, err = a.takeLastOnce(ctx, state, true)
+		last, pod, err = a.takeLastOnce(ctx, state, true, kept)
 	}
 	return last, pod, err
 }
 
-func (a *Agent) takeLastOnce(ctx context.Context, state podState, whole bool) (last v1alpha1.HeldCheckpoint, pod held, err error) {
+func (a *Agent) takeLastOnce(ctx context.Context, state podState, whole bool, kept *keptConnections) (last v1alpha1.HeldCheckpoint, pod held, err error) {
 	if err := a.awaitDrained(ctx, state.pod); err != nil {
 		return last, nil, err
 	}
@@ -295,6 +311,14 @@ func (a *Agent) takeLastOnce(ctx context.Context, state podState, whole bool) (l
 	target, err := a.runtime.target(ctx, a.host, state.pod)
 	if err != nil {
 		return last, nil, err
+	}
+	if kept != nil {
+		target.Silence = kept.silence
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, kept.speak(ctx))
+			}
+		}()
 	}
 	a.dumping.Lock()
 	dump, hold, err := a.engine.CheckpointAndHold(ctx, target, dir, whole)
@@ -311,7 +335,7 @@ func (a *Agent) takeLastOnce(ctx context.Context, state podState, whole bool) (l
 	}
 	return v1alpha1.HeldCheckpoint{
 		Generation: sealed.Number, TakenAt: metav1.NewMicroTime(sealed.TakenAt), Bytes: sealed.Bytes, Holders: []string{a.cfg.NodeName},
-	}, hold, nil
+	}, kept.held(hold), nil
 }
 
 // awaitDrained waits until all memory of a pod is there: what is missing would be

@@ -25,6 +25,8 @@ type stopNote struct {
 	Committed bool `json:"committed,omitempty"`
 	// Cgroups are those of the containers that are killed.
 	Cgroups []string `json:"cgroups,omitempty"`
+	// Kept is what was to be done for established connections; nil for nothing.
+	Kept *keptConnections `json:"kept,omitempty"`
 	// Source is what is told when they have ended.
 	Source v1alpha1.SourceStatus `json:"source"`
 }

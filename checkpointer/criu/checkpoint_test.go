@@ -89,7 +89,7 @@ func restore(t *testing.T, from *taken, c *nodetest.Container, first bool) {
 	}
 	images, work := filepath.Join(from.dir, c.Name, ImagesDir), t.TempDir()
 	config := filepath.Join(work, "restore.conf")
-	if err := e.PrepareRestore(ctx, from.dir, c.Name, config); err != nil {
+	if err := e.PrepareRestore(ctx, from.dir, c.Name, config, false); err != nil {
 		t.Fatal(err)
 	}
 	c.SetCRIUConfig(t, config)

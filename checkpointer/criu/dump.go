@@ -29,6 +29,8 @@ type dumper struct {
 	images *os.File // the folder for CRIU's images
 	// shared is the shared memory that CRIU leaves out; nil for none.
 	shared *sharedMemory
+	// connections is whether established connections are dumped.
+	connections bool
 }
 
 func (d *dumper) name() string { return d.target.Container.Name }
@@ -44,7 +46,7 @@ func prepare(ctx context.Context, pod PodTarget, dir string) ([]*dumper, error) 
 	}
 	var dumpers []*dumper
 	for _, target := range pod.Containers {
-		d := &dumper{dir: filepath.Join(dir, target.Container.Name)}
+		d := &dumper{dir: filepath.Join(dir, target.Container.Name), connections: pod.Silence != nil}
 		dumpers = append(dumpers, d)
 		if err := d.prepare(ctx, path, pod, target); err != nil {
 			return dumpers, fmt.Errorf("container %s: %w", target.Container.Name, err)
@@ -199,7 +201,7 @@ func (d *dumper) dump(ctx context.Context, written func() error) error {
 			return fmt.Errorf("lead the images of shared memory to nowhere: %w", err)
 		}
 	}
-	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images)}
+	req := &rpc.CriuReq{Type: rpc.CriuReqType_DUMP.Enum(), Opts: dumpOptions(d.container, d.images, d.connections)}
 	err := d.criu.call(ctx, req, func(script string) error {
 		if script != "post-dump" {
 			return nil

@@ -170,6 +170,11 @@ func (e *Engine) checkpoint(ctx context.Context, pod PodTarget, dir string, s *s
 		return nil, nil, err
 	}
 
+	if pod.Silence != nil {
+		if err := pod.Silence(); err != nil {
+			return nil, nil, err
+		}
+	}
 	result := &Dump{TakenAt: time.Now(), Base: s.base, Preflight: report}
 	if hold {
 		held = &Hold{host: e.host}

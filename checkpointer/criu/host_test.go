@@ -57,7 +57,7 @@ func checkpointer(args []string) {
 	var kept nodetest.Memory
 	check(kept.Take(processes))
 	check(e.ApplyFiles(ctx, staged, job.Container, job.Rootfs, job.EmptyDirs, job.Shm))
-	check(e.PrepareRestore(ctx, staged, job.Container, job.Config))
+	check(e.PrepareRestore(ctx, staged, job.Container, job.Config, false))
 	daemon := must(pages.Start(ctx, job.Work, kept.Of(job.Container), pages.Options{}))
 	fmt.Println("listening")
 	check(daemon.Wait())

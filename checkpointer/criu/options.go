@@ -24,8 +24,9 @@ const (
 
 // dumpOptions are the options of runc's own checkpoint, so that runc can restore
 // it, but for those that cost time with the tasks stopped: the cgroup is
-// frozen already, and connections are closed instead of being locked.
-func dumpOptions(c *container, images *os.File) *rpc.CriuOpts {
+// frozen already, and connections are closed, or the network is silent already, instead
+// of being locked.
+func dumpOptions(c *container, images *os.File, connections bool) *rpc.CriuOpts {
 	opts := &rpc.CriuOpts{
 		Pid:               proto.Int32(int32(c.target.Pid)),
 		ImagesDirFd:       proto.Int32(int32(images.Fd())),
@@ -41,7 +42,8 @@ func dumpOptions(c *container, images *os.File) *rpc.CriuOpts {
 		LinkRemap:         proto.Bool(true),
 		GhostLimit:        proto.Uint32(preflight.GhostLimit),
 		Timeout:           proto.Uint32(seizeSeconds),
-		TcpClose:          proto.Bool(true),
+		TcpClose:          proto.Bool(!connections),
+		TcpEstablished:    proto.Bool(connections),
 		TcpSkipInFlight:   proto.Bool(true),
 		NetworkLock:       rpc.CriuNetworkLockMethod_SKIP.Enum(),
 		ManageCgroups:     proto.Bool(true),

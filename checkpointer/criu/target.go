@@ -23,6 +23,9 @@ type PodTarget struct {
 	ShmDir string
 	// Hostname is the pod's host name.
 	Hostname string
+	// Silence ends all traffic of the pod, and is called right before the pod is frozen. Where
+	// it is set, established connections are part of the checkpoint; else they are closed.
+	Silence func() error `json:"-"`
 }
 
 // Target is one running container.

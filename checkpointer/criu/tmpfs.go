@@ -95,7 +95,7 @@ func (d *dumper) tmpfsTrees() []tree {
 // for, or sets otherwise; a configuration file wins over what runc asks for. The
 // cgroup mode is an optional argument, which needs the equals sign: with a
 // space CRIU takes the option and drops its value.
-const restoreConfig = `tcp-close
+const restoreConfig = `%s
 skip-in-flight
 network-lock skip
 manage-cgroups=ignore
@@ -105,20 +105,28 @@ file-locks
 ghost-limit %d
 `
 
+// What a restore makes of connections that were established.
+const (
+	closeConnections = "tcp-close"
+	keepConnections  = "tcp-established"
+)
+
 // PrepareRestore makes what runc needs, beside the images, to restore a container
 // of the checkpoint in dir: its file systems in memory, and a configuration file
 // of CRIU, which it writes to config. Without that the restore fails. After the
-// restore, however it ended, CleanRestore has to be called.
-func (e *Engine) PrepareRestore(ctx context.Context, dir, container, config string) error {
+// restore, however it ended, CleanRestore has to be called. Established connections are
+// restored as such only where connections is set: the checkpoint must have them, and the
+// container's network their addresses.
+func (e *Engine) PrepareRestore(ctx context.Context, dir, container, config string, connections bool) error {
 	return e.host.Run(func() error {
-		if err := prepareRestore(ctx, dir, container, config); err != nil {
+		if err := prepareRestore(ctx, dir, container, config, connections); err != nil {
 			return fmt.Errorf("prepare the restore of container %s: %w", container, errors.Join(err, cleanRestore(dir, container)))
 		}
 		return nil
 	})
 }
 
-func prepareRestore(ctx context.Context, dir, container, config string) error {
+func prepareRestore(ctx context.Context, dir, container, config string, connections bool) error {
 	var info ContainerInfo
 	raw, err := os.ReadFile(filepath.Join(dir, container, ContainerFile))
 	if err == nil {
@@ -127,7 +135,11 @@ func prepareRestore(ctx context.Context, dir, container, config string) error {
 	if err != nil {
 		return fmt.Errorf("read its description: %w", err)
 	}
-	text := fmt.Appendf(nil, restoreConfig, preflight.GhostLimit)
+	established := closeConnections
+	if connections {
+		established = keepConnections
+	}
+	text := fmt.Appendf(nil, restoreConfig, established, preflight.GhostLimit)
 	if err := os.MkdirAll(maskFolder, 0o555); err != nil {
 		return err
 	}

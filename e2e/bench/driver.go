@@ -132,7 +132,7 @@ func restore(ctx context.Context, engine *criu.Engine, at, holder *peer, key sto
 		return nil, err
 	}
 	config := filepath.Join(workFolder, "restore.conf")
-	if err := engine.PrepareRestore(ctx, stagedFolder, c.Name, config); err != nil {
+	if err := engine.PrepareRestore(ctx, stagedFolder, c.Name, config, false); err != nil {
 		return nil, err
 	}
 	if err := attempt(func(t nodetest.T) { c.SetCRIUConfig(t, config) }); err != nil {

@@ -119,6 +119,14 @@ func strategyNotAllowed(v *View) string {
 				"without a volume that one node alone may have, and pod %s is none; use another strategy", m.Spec.Pod.Name)
 		}
 	}
+	if protection.Connections == v1alpha1.ConnectionsKeep && strategy != v1alpha1.StrategyApplication {
+		switch {
+		case pod.Spec.HostNetwork:
+			return fmt.Sprintf("pod %s has its node's address, which cannot move with its connections; set its annotation %s to \"close\"", pod.Name, v1alpha1.AnnotationConnections)
+		case len(pod.Status.PodIPs) > 1:
+			return fmt.Sprintf("pod %s has more than one address, and connections can be kept at a single one; set its annotation %s to \"close\"", pod.Name, v1alpha1.AnnotationConnections)
+		}
+	}
 	if class := pod.Spec.RuntimeClassName; class == nil || *class != v1alpha1.RuntimeClassName {
 		return fmt.Sprintf("pod %s was created while Lifeboat's admission did not answer, and cannot be checkpointed; delete it, so that its owner makes it anew", pod.Name)
 	}

@@ -57,6 +57,7 @@ func TestAdmit(t *testing.T) {
 	}{
 		"allowed":                         {views{}, "Accept"},
 		"a StatefulSet's":                 {views{statefulSet}, "Accept"},
+		"with its connections":            {views{annotated(v1alpha1.AnnotationConnections, "keep"), func(v *View) { v.Pod.Status.PodIPs = make([]corev1.PodIP, 1) }}, "Accept"},
 		"a bare one":                      {views{bare}, "Accept"},
 		"one with a writable volume":      {views{volume}, "Accept"},
 		"one that may be checkpointed":    {views{checkpoint(metav1.ConditionTrue)}, "Accept"},
@@ -77,6 +78,8 @@ func TestAdmit(t *testing.T) {
 		"it cannot be checkpointed":       {views{checkpoint(metav1.ConditionFalse)}, "Withdraw Withdrawn NotAllowed: io_uring"},
 		"it cannot hand its state over":   {views{by(application)}, "Withdraw Withdrawn NotAllowed: lifeboat.dev/state-export"},
 		"nor with its name":               {views{by(application), hooked, statefulSet}, "Withdraw Withdrawn NotAllowed: beside the old one"},
+		"with its node's address":         {views{annotated(v1alpha1.AnnotationConnections, "keep"), func(v *View) { v.Pod.Spec.HostNetwork = true }}, "Withdraw Withdrawn NotAllowed: has its node's address"},
+		"with two addresses":              {views{annotated(v1alpha1.AnnotationConnections, "keep"), func(v *View) { v.Pod.Status.PodIPs = make([]corev1.PodIP, 2) }}, "Withdraw Withdrawn NotAllowed: more than one address"},
 		"to its own node":                 {views{to("a")}, "Withdraw Withdrawn NotAllowed: node a already"},
 		"to no node":                      {views{to("b", func(v *View) { v.Target = nil })}, "Withdraw Withdrawn NotAllowed: does not exist"},
 		"to a node that is not Ready":     {views{to("b", func(v *View) { v.Target.Status.Conditions = nil })}, "Withdraw Withdrawn NotAllowed: not Ready"},

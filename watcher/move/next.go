@@ -1,6 +1,7 @@
 package move
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -190,7 +191,7 @@ func giveUp(v *View) (Step, bool) {
 	case v.Pod.Status.Phase == corev1.PodSucceeded, v.Pod.Status.Phase == corev1.PodFailed:
 		return withdraw(v1alpha1.ReasonNotAllowed, fmt.Sprintf("pod %s has ended: it is %s", m.Spec.Pod.Name, v.Pod.Status.Phase)), true
 	case m.Status.Source != nil && m.Status.Source.Error != "":
-		return withdraw(v1alpha1.ReasonSourceFailed, m.Status.Source.Error), true
+		return withdraw(cmp.Or(m.Status.Source.Reason, v1alpha1.ReasonSourceFailed), m.Status.Source.Error), true
 	case v.TargetFenced:
 		return withdraw(v1alpha1.ReasonTargetFailed, fmt.Sprintf("node %s, to which the pod was to go, was lost", claim.NodeName)), true
 	case claim != nil && (v.Successor == nil || v.Successor.DeletionTimestamp != nil):

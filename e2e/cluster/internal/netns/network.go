@@ -48,6 +48,9 @@ func SetUpSwitch(path string, gateway, services netip.Prefix) error {
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("route to services: %w", err)
 		}
+		if err := passUnseen(); err != nil {
+			return err
+		}
 		return forwardPackets()
 	})
 }
@@ -151,6 +154,17 @@ func bringUp(names ...string) error {
 func forwardPackets() error {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return fmt.Errorf("forward packets: %w", err)
+	}
+	return nil
+}
+
+// passUnseen has the calling thread's network namespace pass on what goes from port to port
+// as a switch does. Where the host has br_netfilter, the control plane's connection tracking
+// would otherwise see packets between nodes, and translate those of its own connections again.
+func passUnseen() error {
+	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("pass on packets unseen: %w", err)
 	}
 	return nil
 }
