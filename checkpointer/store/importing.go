@@ -253,13 +253,7 @@ func (in *Incoming) commit(ctx context.Context) error {
 	if err := s.mayReplace(ctx, key, number, in.head); err != nil {
 		return err
 	}
-	if err := in.place(manifestsFolder); err != nil {
-		return err
-	}
-	if latest, err := s.latest(key); err != nil || latest > number {
-		return err
-	}
-	return s.pointTo(key, number)
+	return in.place(manifestsFolder)
 }
 
 // mayReplace refuses a generation that is not the one that the store has under

@@ -86,6 +86,9 @@ func removable(err error) bool {
 // never without its segments. The pod's writing lock must be held.
 func (s *Store) collect(ctx context.Context, key Key, drop []int64) error {
 	p := s.pod(key)
+	if err := s.remember(key, drop); err != nil {
+		return err
+	}
 	removed := false
 	for _, number := range drop {
 		dropped, err := s.drop(key, p, number)
@@ -100,6 +103,19 @@ func (s *Store) collect(ctx context.Context, key Key, drop []int64) error {
 		}
 	}
 	return s.collectSegments(ctx, key)
+}
+
+// remember keeps the highest number of a pod when its manifest goes.
+func (s *Store) remember(key Key, drop []int64) error {
+	numbers, err := s.numbers(key)
+	if err != nil || len(numbers) == 0 || !slices.Contains(drop, numbers[0]) {
+		return err
+	}
+	latest, err := s.latest(key)
+	if err != nil {
+		return err
+	}
+	return s.pointTo(key, latest)
 }
 
 // drop removes a manifest, unless the generation is being read: whoever holds

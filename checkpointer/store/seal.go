@@ -261,10 +261,9 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 		return 0, err
 	}
 	size := int64(len(content))
-	if err := s.reserve(key, size+maxPointer); err != nil {
+	if err := s.reserve(key, size); err != nil {
 		return 0, err
 	}
-	defer s.used.Add(-maxPointer) // pointTo counts what it takes
 	name := key.path(manifestName(m.generation.Number))
 	defer func() {
 		if err != nil {
@@ -276,10 +275,7 @@ func (s *Store) commit(key Key, w *segmentWriter, m *manifest, keyID string, nam
 	if err := w.place(); err != nil {
 		return 0, err
 	}
-	if err := s.disk.writeDurably(name, content); err != nil {
-		return 0, err
-	}
-	return size, s.pointTo(key, m.generation.Number)
+	return size, s.disk.writeDurably(name, content)
 }
 
 func (s *Store) removeIfThere(name string) error {

@@ -301,3 +301,29 @@ func TestConcurrentUse(t *testing.T) {
 	cancel()
 	readers.Wait()
 }
+
+// The number of a generation that turned out to be damaged, and was removed, is not used
+// again: another node may have a generation of that number that is whole.
+func TestNumberOfARemovedGeneration(t *testing.T) {
+	dir := t.TempDir()
+	s := openIn(t, dir, Options{})
+	key := Key{Namespace: "shop", PodUID: "pod"}
+	mustSeal(t, s, key, 1, time.Now())
+	mustSeal(t, s, key, 2, time.Now())
+	if err := os.Truncate(filepath.Join(dir, key.path(manifestName(2))), 100); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = openIn(t, dir, Options{})
+	if err := s.Retain(key, Retention{Count: 5}); err != nil {
+		t.Fatal(err)
+	}
+	if held := heldNumbers(t, s, key); !slices.Equal(held, []int64{1}) {
+		t.Fatalf("it holds %v", held)
+	}
+	s.Close()
+	s = openIn(t, dir, Options{})
+	if next, err := s.Next(key); err != nil || next != 3 {
+		t.Errorf("the next number is %d: %v", next, err)
+	}
+}

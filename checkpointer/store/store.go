@@ -307,10 +307,8 @@ func (s *Store) Next(key Key) (int64, error) {
 	return latest + 1, nil
 }
 
-// maxPointer is the most that a latest pointer takes, in bytes.
-const maxPointer = 20
-
-// pointTo raises the pod's latest pointer to number.
+// pointTo has the pod's latest pointer remember a number. While the manifest of that number
+// is there it need not: a generation that is stored waits for one file less.
 func (s *Store) pointTo(key Key, number int64) error {
 	text := strconv.FormatInt(number, 10) + "\n"
 	old, err := s.disk.size(key.path(latestName))
