@@ -121,7 +121,7 @@ func (c *cluster) install(kinds map[string]client.ObjectList) {
 		if err := c.Create(c.t.Context(), object); err != nil {
 			c.t.Fatal(err)
 		}
-		controlplane.Eventually(c.t, 60*time.Second, kind+" are served", func(ctx context.Context) error {
+		controlplane.Eventually(c.t, kind+" are served", func(ctx context.Context) error {
 			return c.List(ctx, list)
 		})
 	}

@@ -96,7 +96,7 @@ func (c *moves) start(arguments ...string) *run {
 // says waits until the plugin has written a text.
 func (r *run) says(t *testing.T, text string) {
 	t.Helper()
-	controlplane.Eventually(t, time.Minute, fmt.Sprintf("it says %q", text), func(context.Context) error {
+	controlplane.Eventually(t, fmt.Sprintf("it says %q", text), func(context.Context) error {
 		if out := r.out.String(); !strings.Contains(out, text) {
 			return fmt.Errorf("it has said:\n%s%s", out, r.stderr.String())
 		}
@@ -116,7 +116,7 @@ func (r *run) end() (stdout, stderr string, status int) {
 func (c *moves) opened(t *testing.T, pod string) *v1alpha1.Migration {
 	t.Helper()
 	var found *v1alpha1.Migration
-	controlplane.Eventually(t, time.Minute, pod+" has an open Migration", func(ctx context.Context) error {
+	controlplane.Eventually(t, pod+" has an open Migration", func(ctx context.Context) error {
 		var all v1alpha1.MigrationList
 		if err := c.List(ctx, &all); err != nil {
 			return err
@@ -275,7 +275,7 @@ func TestMoves(t *testing.T) {
 		}
 		moving := c.start("cancel", "pod/slow", "-n", "shop", "--reason", "wrong pod")
 		m := c.opened(t, "slow")
-		controlplane.Eventually(t, time.Minute, "it is asked for", func(ctx context.Context) error {
+		controlplane.Eventually(t, "it is asked for", func(ctx context.Context) error {
 			if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil || m.Annotations[v1alpha1.AnnotationCancel] == "wrong pod" {
 				return err
 			}
@@ -311,7 +311,7 @@ func TestMoves(t *testing.T) {
 		moving.says(t, "The API does not answer")
 		c.StartAPIServer()
 		// Its kinds are served a moment after it is ready.
-		controlplane.Eventually(t, time.Minute, "migrations are served", func(ctx context.Context) error {
+		controlplane.Eventually(t, "migrations are served", func(ctx context.Context) error {
 			return c.Get(ctx, client.ObjectKeyFromObject(m), m)
 		})
 		c.reach(t, m, v1alpha1.PhaseReady, 9*time.Second, func(s *v1alpha1.MigrationStatus) { s.Result = v1alpha1.ResultRestored })
@@ -343,7 +343,7 @@ func (c *moves) testCheckpoint(t *testing.T) {
 	expect(t, c.admin, 0, "is asked for (server dry run)", "checkpoint", "db", "-n", "shop", "--dry-run=server")
 	moving := c.start("checkpoint", "db", "-n", "shop")
 	var asked time.Time
-	controlplane.Eventually(t, time.Minute, "a checkpoint is asked for", func(ctx context.Context) error {
+	controlplane.Eventually(t, "a checkpoint is asked for", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(checkpoint), checkpoint); err != nil {
 			return err
 		}
@@ -423,7 +423,7 @@ func (c *moves) testLists(t *testing.T) {
 			t.Errorf("%q is not in:\n%s", text, status)
 		}
 	}
-	controlplane.Eventually(t, time.Minute, "the guest may read one namespace", func(context.Context) error {
+	controlplane.Eventually(t, "the guest may read one namespace", func(context.Context) error {
 		if out, errs, status := plugin(t, c.guest, "status", "-n", "shop"); status != 0 || !strings.Contains(out, `Not shown: nodes: list: nodes is forbidden`) {
 			return fmt.Errorf("exit status %d, %q, %q", status, out, errs)
 		}
@@ -437,7 +437,7 @@ func (c *moves) testLists(t *testing.T) {
 	c.create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lister"},
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "lister"},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "blind"}}})
-	controlplane.Eventually(t, time.Minute, "whoever may not watch is told so", func(context.Context) error {
+	controlplane.Eventually(t, "whoever may not watch is told so", func(context.Context) error {
 		if out, errs, status := plugin(t, c.Kubeconfig("blind-token"), "migrations", "-w", "-n", "shop"); status != 1 || !strings.Contains(errs, `User "blind" cannot watch resource "migrations"`) {
 			return fmt.Errorf("exit status %d, %q, %q", status, out, errs)
 		}

@@ -102,7 +102,7 @@ func startCluster(t *testing.T, size int) *cluster {
 	crd := &unstructured.Unstructured{}
 	check(t, yaml.Unmarshal(content, crd))
 	check(t, c.client.Create(t.Context(), crd))
-	c.eventually("Fences are served", 20*time.Second, func() error {
+	c.eventually("Fences are served", func() error {
 		return c.client.List(t.Context(), &v1alpha1.FenceList{})
 	})
 	clientset, err := kubernetes.NewForConfig(config)
@@ -139,7 +139,7 @@ func startCluster(t *testing.T, size int) *cluster {
 	}
 	c.watchPods()
 	for _, n := range c.nodes {
-		c.eventually(n.Node+" has its peers and runs its pod", 20*time.Second, func() error {
+		c.eventually(n.Node+" has its peers and runs its pod", func() error {
 			var record v1alpha1.Fence
 			if err := c.client.Get(t.Context(), client.ObjectKey{Name: n.Node}, &record); err != nil {
 				return err
@@ -209,8 +209,8 @@ func (c *cluster) step(what string, do func() (stopped []string)) {
 	c.t.Helper()
 	for try := 1; ; try++ {
 		for _, n := range c.nodes {
-			c.eventually(n.Node+" runs", 20*time.Second, n.running)
-			c.eventually(n.Node+"'s pod has thawed", 5*time.Second, func() error {
+			c.eventually(n.Node+" runs", n.running)
+			c.eventually(n.Node+"'s pod has thawed", func() error {
 				if n.pod.Frozen() {
 					return errors.New("it stands still")
 				}
@@ -265,7 +265,7 @@ func (n *node) countStalls(t *testing.T) float64 {
 // and that its pod stands still then. How soon depends on what else this machine does.
 func (c *cluster) stops(n *node, from fence.Instant) {
 	c.t.Helper()
-	c.eventually(n.Node+" is frozen", 10*time.Second, n.frozen)
+	c.eventually(n.Node+" is frozen", n.frozen)
 	frozen := fence.Now()
 	state, _, err := fence.ReadState(n.Folder)
 	check(c.t, err)
@@ -283,9 +283,9 @@ func (c *cluster) during(d time.Duration) {
 	}
 }
 
-func (c *cluster) eventually(what string, within time.Duration, condition func() error) {
+func (c *cluster) eventually(what string, condition func() error) {
 	c.t.Helper()
-	controlplane.Eventually(c.t, within, what, func(context.Context) error { return condition() })
+	controlplane.Eventually(c.t, what, func(context.Context) error { return condition() })
 }
 
 // promise asks the peers of a node as a watcher does.

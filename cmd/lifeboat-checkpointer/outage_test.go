@@ -17,7 +17,7 @@ func TestOutageOfTheAPI(t *testing.T) {
 	c := startCluster(t, 4)
 	n1, alone := c.nodes[0], c.nodes[3]
 	// A fencer that has just started vouches for nobody: it may have promised.
-	c.eventually("all fencers have run for long enough to vouch", permission.Default.PromiseFor+5*time.Second, func() error {
+	c.eventually("all fencers have run for long enough to vouch", func() error {
 		if time.Since(c.started()) < permission.Default.PromiseFor+time.Second {
 			return errors.New("not yet")
 		}
@@ -38,13 +38,13 @@ func TestOutageOfTheAPI(t *testing.T) {
 		c.stops(alone, fence.Now())
 		others := c.stood(c.nodes[:3]...)
 		alone.cutOff(false, c.nodes)
-		c.eventually("it runs again", 10*time.Second, alone.running)
+		c.eventually("it runs again", alone.running)
 		return others
 	})
 
 	c.step("a node that the watcher has promises about stops, the others go on", func() []string {
 		// A promise holds for a while: it is asked for again if an answer came late.
-		c.eventually("all promise while the API answers", 5*time.Second, func() error {
+		c.eventually("all promise while the API answers", func() error {
 			if promised, unreadable := c.promise("n1"); len(promised) != 3 || len(unreadable) != 0 {
 				return fmt.Errorf("%q promise and %q cannot read", promised, unreadable)
 			}
@@ -52,7 +52,7 @@ func TestOutageOfTheAPI(t *testing.T) {
 		})
 		c.APIServer().Signal(t, syscall.SIGSTOP)
 		c.stops(n1, fence.Now())
-		c.eventually("who is asked for a promise cannot read", 5*time.Second, func() error {
+		c.eventually("who is asked for a promise cannot read", func() error {
 			if promised, unreadable := c.promise("n1"); len(promised) != 0 || len(unreadable) != 3 {
 				return fmt.Errorf("%q promise and %q cannot read", promised, unreadable)
 			}
@@ -60,7 +60,7 @@ func TestOutageOfTheAPI(t *testing.T) {
 		})
 		others := c.stood(c.nodes[1:]...)
 		c.APIServer().Signal(t, syscall.SIGCONT)
-		c.eventually("n1 runs again", 10*time.Second, n1.running)
+		c.eventually("n1 runs again", n1.running)
 		return others
 	})
 
@@ -75,7 +75,7 @@ func TestOutageOfTheAPI(t *testing.T) {
 		c.stops(alone, fence.Now()) // one of its three peers vouches
 		c.APIServer().Signal(t, syscall.SIGCONT)
 		for _, n := range c.nodes {
-			c.eventually(n.Node+" runs again", 15*time.Second, n.running)
+			c.eventually(n.Node+" runs again", n.running)
 		}
 		return before
 	})

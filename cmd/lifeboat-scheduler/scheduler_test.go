@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -21,12 +20,7 @@ import (
 	"github.com/lifeboat-dev/lifeboat/plugin"
 )
 
-const (
-	namespace = "default"
-	// placed bounds how long a pod may take to get a node. It is shorter than
-	// the five minutes after which the scheduler retries rejected pods anyway.
-	placed = 30 * time.Second
-)
+const namespace = "default"
 
 var (
 	migrations = v1alpha1.GroupVersion.WithResource("migrations")
@@ -62,7 +56,7 @@ func TestScheduler(t *testing.T) {
 	for _, kind := range []string{"migrations", "fences", "checkpoints"} {
 		cp.apply("../../manifests/crds/lifeboat.dev_" + kind + ".yaml")
 	}
-	controlplane.Eventually(t, 90*time.Second, "the kinds are served", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the kinds are served", func(ctx context.Context) error {
 		_, err := cp.dynamic.Resource(fences).List(ctx, metav1.ListOptions{})
 		if err == nil {
 			_, err = cp.dynamic.Resource(migrations).List(ctx, metav1.ListOptions{})
@@ -276,10 +270,12 @@ func (cp *controlPlane) create(t *testing.T, p *corev1.Pod) {
 	}
 }
 
+// waitForNode waits for less than the five minutes after which the scheduler retries
+// rejected pods anyway.
 func (cp *controlPlane) waitForNode(t *testing.T, name string) *corev1.Pod {
 	t.Helper()
 	var p *corev1.Pod
-	controlplane.Eventually(t, placed, "pod "+name+" has a node", func(ctx context.Context) (err error) {
+	controlplane.Eventually(t, "pod "+name+" has a node", func(ctx context.Context) (err error) {
 		if p, err = cp.typed.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
 			return err
 		}
@@ -293,7 +289,7 @@ func (cp *controlPlane) waitForNode(t *testing.T, name string) *corev1.Pod {
 
 func (cp *controlPlane) waitForRejection(t *testing.T, name string, parts ...string) {
 	t.Helper()
-	controlplane.Eventually(t, placed, "pod "+name+" is rejected", func(ctx context.Context) error {
+	controlplane.Eventually(t, "pod "+name+" is rejected", func(ctx context.Context) error {
 		p, err := cp.typed.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -319,7 +315,7 @@ func unscheduled(p *corev1.Pod) string {
 
 func (cp *controlPlane) waitForEvent(t *testing.T, p *corev1.Pod, reason, part string) {
 	t.Helper()
-	controlplane.Eventually(t, placed, "pod "+p.Name+" has event "+reason, func(ctx context.Context) error {
+	controlplane.Eventually(t, "pod "+p.Name+" has event "+reason, func(ctx context.Context) error {
 		events, err := cp.typed.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(p.UID)})
 		if err != nil {
 			return err
@@ -368,7 +364,7 @@ func (cp *controlPlane) createMigration(t *testing.T, name, podName string, owne
 func (cp *controlPlane) setStatus(t *testing.T, name string, status v1alpha1.MigrationStatus) {
 	t.Helper()
 	resource := cp.dynamic.Resource(migrations).Namespace(namespace)
-	controlplane.Eventually(t, placed, "the status of Migration "+name+" is written", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the status of Migration "+name+" is written", func(ctx context.Context) error {
 		m, err := resource.Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -29,8 +29,8 @@ func TestStartsAnew(t *testing.T) {
 	c.applyAdmission()
 	c.leader(t)
 	ready := func(context.Context) error { _, err := get("http://" + w.metrics + "/readyz"); return err }
-	controlplane.Eventually(t, 30*time.Second, "the watcher is ready", ready)
-	controlplane.Eventually(t, 2*ranFor, "it has run for long enough", func(context.Context) error {
+	controlplane.Eventually(t, "the watcher is ready", ready)
+	controlplane.Eventually(t, "it has run for long enough", func(context.Context) error {
 		if time.Since(started) < ranFor+time.Second {
 			return errNotYet
 		}
@@ -38,7 +38,7 @@ func TestStartsAnew(t *testing.T) {
 	})
 
 	cp.APIServer().Signal(t, syscall.SIGSTOP)
-	controlplane.Eventually(t, 60*time.Second, "it lives and is not ready", func(context.Context) error {
+	controlplane.Eventually(t, "it lives and is not ready", func(context.Context) error {
 		if _, err := get("http://" + w.metrics + "/healthz"); err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func TestStartsAnew(t *testing.T) {
 	})
 	cp.APIServer().Signal(t, syscall.SIGCONT)
 
-	controlplane.Eventually(t, 60*time.Second, "it is ready again", ready)
+	controlplane.Eventually(t, "it is ready again", ready)
 	c.leader(t)
 	if err := w.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("its process has ended: %v", err)

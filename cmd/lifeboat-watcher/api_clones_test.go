@@ -35,7 +35,7 @@ func (a *restAPI) clones(u users) {
 	maker := a.account("maker", "lifeboat-edit", false)
 	a.create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "makes"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "maker"},
 		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: "shop", Name: "maker"}}})
-	controlplane.Eventually(t, 20*time.Second, "the maker may create pods", func(context.Context) error {
+	controlplane.Eventually(t, "the maker may create pods", func(context.Context) error {
 		if got := a.send(a.replicas[0], maker, "POST", "/api/v1"+path, `{}`, nil); got.status == 403 {
 			return errNotYet
 		}
@@ -82,7 +82,7 @@ func (a *restAPI) clones(u users) {
 	ask.header, ask.body, ask.status, ask.reason = nil, `{"name":"shelf-warm"}`, 409, "NameTaken"
 	a.do(ask, nil)
 	var listed httpapi.List[httpapi.Migration]
-	controlplane.Eventually(t, 20*time.Second, "the clone is listed", func(context.Context) error {
+	controlplane.Eventually(t, "the clone is listed", func(context.Context) error {
 		a.do(call{token: maker, path: shopMigrations + "?pod=shelf-1", status: 200}, &listed)
 		if len(listed.Items) != 1 || listed.Items[0].UID != m.UID {
 			return errNotYet
@@ -102,7 +102,7 @@ func (a *restAPI) clonesByObject(t *testing.T, u users, maker string, shelf *cor
 		}
 		return c.Create(ctx, v1alpha1.NewClone(shelf, v1alpha1.Clone{}, nil, time.Now()), client.DryRunAll)
 	}
-	controlplane.Eventually(t, 30*time.Second, "the policy is in force", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the policy is in force", func(ctx context.Context) error {
 		err := try(ctx, u.mover)
 		if err == nil {
 			return errors.New("who may not create pods asks for a clone")

@@ -70,7 +70,7 @@ func TestAPI(t *testing.T) {
 func (a *restAPI) pods(u users) {
 	t := a.t
 	var all, first, second httpapi.List[httpapi.Pod]
-	controlplane.Eventually(t, 20*time.Second, "the pods are listed", func(context.Context) error {
+	controlplane.Eventually(t, "the pods are listed", func(context.Context) error {
 		a.do(call{token: u.viewer, path: "/pods?namespace=shop", status: 200}, &all)
 		if len(all.Items) != 2 {
 			return fmt.Errorf("%d pods", len(all.Items))
@@ -119,7 +119,7 @@ func (a *restAPI) checkpoints(u users) {
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		// The checkpointer answers as soon as it is asked.
-		controlplane.Eventually(t, 30*time.Second, "a checkpoint is asked for again", func(ctx context.Context) error {
+		controlplane.Eventually(t, "a checkpoint is asked for again", func(ctx context.Context) error {
 			if err := a.Get(ctx, client.ObjectKeyFromObject(checkpoint), checkpoint); err != nil {
 				return err
 			}
@@ -189,7 +189,7 @@ func (a *restAPI) moves(u users) {
 	}
 	a.do(call{token: u.viewer, path: shopMigrations + "/none", status: 404, reason: "NotFound"}, nil)
 	for _, path := range []string{shopMigrations + "?open=true", "/migrations?pod=cart-0", "/migrations?namespace=shop"} {
-		controlplane.Eventually(t, 20*time.Second, "the Migration is listed at "+path, func(context.Context) error {
+		controlplane.Eventually(t, "the Migration is listed at "+path, func(context.Context) error {
 			var list httpapi.List[httpapi.Migration]
 			if a.do(call{token: u.admin, path: path, status: 200}, &list); len(list.Items) != 1 || list.Items[0].UID != m.UID {
 				return fmt.Errorf("%+v", list)
@@ -307,7 +307,7 @@ func (a *restAPI) wired(u users) {
 	}
 	program := (&cluster{controlPlane: a.controlPlane, member: port}).startWatcher(a.t, 1)
 	served := &apiReplica{url: "https://127.0.0.1:" + program.apiPort, client: a.replicas[1].client}
-	controlplane.Eventually(a.t, 60*time.Second, "the watcher serves the API", func(ctx context.Context) error {
+	controlplane.Eventually(a.t, "the watcher serves the API", func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, served.url+"/openapi.json", nil)
 		if err != nil {
 			return err

@@ -50,7 +50,7 @@ func TestAPIExamples(t *testing.T) {
 	sealed(41, nil)
 	shell := a.shell(a.account("mover", "lifeboat-edit", false))
 
-	controlplane.Eventually(t, 20*time.Second, "the pod is listed", func(context.Context) error {
+	controlplane.Eventually(t, "the pod is listed", func(context.Context) error {
 		if !strings.Contains(shell.run(`curl -sK lifeboat.curl "$API/pods?namespace=shop"`), `"generation":41`) {
 			return errNotYet
 		}
@@ -60,7 +60,7 @@ func TestAPIExamples(t *testing.T) {
 
 	var played sync.WaitGroup
 	played.Go(func() {
-		controlplane.Eventually(t, 30*time.Second, "a checkpoint is asked for", func(ctx context.Context) error {
+		controlplane.Eventually(t, "a checkpoint is asked for", func(ctx context.Context) error {
 			if err := a.Get(ctx, client.ObjectKeyFromObject(checkpoint), checkpoint); err != nil {
 				return err
 			}

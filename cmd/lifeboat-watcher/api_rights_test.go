@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -67,7 +66,7 @@ func (a *restAPI) notes(u users) {
 			Pod: v1alpha1.PodIdentity{Name: "p", UID: "u"}, SourceNode: "n1", Strategy: strategy, Reason: v1alpha1.MigrationRequested, Epoch: 1, LostAt: metav1.NowMicro()}}
 	}
 	manifest := map[string]string{move.AnnotationManifest: `{"metadata":{"namespace":"kube-system"}}`}
-	controlplane.Eventually(t, 30*time.Second, "the policy is in force", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the policy is in force", func(ctx context.Context) error {
 		err := mover.Create(ctx, migration("forged", v1alpha1.StrategyCold, manifest), client.DryRunAll)
 		if err == nil {
 			return errors.New("a Migration with a forged manifest is created")
@@ -144,7 +143,7 @@ func (a *restAPI) underWay(u users) {
 			}
 			continue
 		}
-		controlplane.Eventually(t, 30*time.Second, name+" is not deleted", func(ctx context.Context) error {
+		controlplane.Eventually(t, name+" is not deleted", func(ctx context.Context) error {
 			err := mover.Delete(ctx, m, client.DryRunAll)
 			if err == nil {
 				return errors.New("it may be deleted")

@@ -125,7 +125,7 @@ func (a *restAPI) startReplica(authority *identity.Authority) *apiReplica {
 		Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: apiName, MinVersion: tls.VersionTLS13}},
 	}}
 	go func() { r.ended <- server.Start(ctx) }()
-	controlplane.Eventually(t, 20*time.Second, "the API listens", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the API listens", func(ctx context.Context) error {
 		var dialer net.Dialer
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err == nil {

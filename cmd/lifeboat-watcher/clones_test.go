@@ -68,7 +68,7 @@ func (c *cluster) hold(t *testing.T, pod *corev1.Pod) {
 		config.Sealed = append(config.Sealed, sealed{Namespace: "shop", PodUID: string(pod.UID), Number: 5 + i, TakenAt: time.Now().Add(-time.Minute)})
 	}
 	c.nodes[config.Name] = c.startNode(t, config)
-	controlplane.Eventually(t, 30*time.Second, config.Name+" has its generations", func(context.Context) error {
+	controlplane.Eventually(t, config.Name+" has its generations", func(context.Context) error {
 		seen, err := os.ReadFile(c.nodes[config.Name].Folder + "/" + membersFile)
 		if err == nil && string(seen) == "0" {
 			err = errNotYet
@@ -153,7 +153,7 @@ func cloneFails(t *testing.T, c *cluster, cart *corev1.Pod) {
 	c.claimAndBind(t, m, pod, "n2")
 	c.report(t, m, pod, 6, v1alpha1.ContainerRestore{Result: v1alpha1.ResultFailed, Reason: v1alpha1.ReasonCheckpointDamaged, Message: "made up"})
 	c.kill(t, pod)
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonCheckpointDamaged || !strings.Contains(m.Status.Message, "made up") {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -166,7 +166,7 @@ func cloneFails(t *testing.T, c *cluster, cart *corev1.Pod) {
 	c.report(t, m, pod, 6, v1alpha1.ContainerRestore{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonRestoreFailed})
 	c.run(t, pod)
 	c.kill(t, pod)
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultFailed {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -205,7 +205,7 @@ func clonesRefused(t *testing.T, c *cluster, cart *corev1.Pod) {
 		{of("fresh-1", admitted), v1alpha1.Clone{}, v1alpha1.ReasonNoCheckpoint, "no node that is alive holds"},
 	} {
 		m := c.clone(t, test.pod, test.clone)
-		c.closed(t, m, 20*time.Second)
+		c.closed(t, m)
 		failed := m.Status.Result == v1alpha1.ResultWithdrawn || m.Status.Result == v1alpha1.ResultFailed
 		if !failed || m.Status.Reason != test.reason || !strings.Contains(m.Status.Message, test.says) {
 			t.Errorf("%+v of pod %s: %s, %s: %s; want %s: %s", test.clone, test.pod.Name, m.Status.Result, m.Status.Reason, m.Status.Message, test.reason, test.says)
@@ -231,7 +231,7 @@ func cloneCancelled(t *testing.T, c *cluster, cart *corev1.Pod) {
 		t.Fatal(err)
 	}
 	c.kill(t, pod)
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultWithdrawn || m.Status.Reason != v1alpha1.ReasonCanceled {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -245,7 +245,7 @@ func cloneLost(t *testing.T, c *cluster, cart *corev1.Pod) {
 	c.claimAndBind(t, m, pod, "n4")
 	c.reached(t, m, v1alpha1.PhaseScheduled)
 	c.powerOff(t, "n4")
-	c.closed(t, m, 30*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonTargetFailed && m.Status.Reason != v1alpha1.ReasonPodReplaced {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -276,7 +276,7 @@ func (c *cluster) cloneOver(t *testing.T, cart *corev1.Pod, after int) (died boo
 	c.claimAndBind(t, m, pod, "n2")
 	c.report(t, m, pod, 6, v1alpha1.ContainerRestore{Result: v1alpha1.ResultRestored})
 	c.run(t, pod)
-	c.closed(t, m, 30*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultRestored || c.pod(t, pod.Name).UID != pod.UID {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}

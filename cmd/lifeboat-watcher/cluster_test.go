@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -72,6 +71,6 @@ func (cp *controlPlane) apply(path string, change func(*unstructured.Unstructure
 			change(object)
 		}
 		// A kind that was defined just before may not be served yet.
-		controlplane.Eventually(cp.t, 20*time.Second, "applied "+path, func(ctx context.Context) error { return cp.Create(ctx, object) })
+		controlplane.Eventually(cp.t, "applied "+path, func(ctx context.Context) error { return cp.Create(ctx, object) })
 	}
 }

@@ -89,7 +89,7 @@ func (c *cluster) ownSlices(ctx context.Context, app string) ([]discoveryv1.Endp
 // gone where that is empty.
 func (c *cluster) leads(t *testing.T, app, to string) {
 	t.Helper()
-	controlplane.Eventually(t, 20*time.Second, fmt.Sprintf("the endpoints of %s lead to %q", app, to), func(ctx context.Context) error {
+	controlplane.Eventually(t, fmt.Sprintf("the endpoints of %s lead to %q", app, to), func(ctx context.Context) error {
 		own, err := c.ownSlices(ctx, app)
 		if err != nil {
 			return err
@@ -147,7 +147,7 @@ func TestHeldConnections(t *testing.T) {
 		now := c.labels(t, old, "in its Services", func(labels map[string]string) bool { return labels["app"] != "" })
 		c.kill(t, next)
 		c.own(t, now, owners)
-		c.closed(t, m, 20*time.Second)
+		c.closed(t, m)
 		if m.Status.Result != v1alpha1.ResultWithdrawn {
 			t.Errorf("result %s", m.Status.Result)
 		}
@@ -199,7 +199,7 @@ func TestHeldConnections(t *testing.T) {
 		c.leads(t, "anew", "")
 		c.heldReason(t, m, metav1.ConditionFalse, v1alpha1.ReasonNotHeld)
 		c.run(t, next)
-		c.closed(t, m, 30*time.Second)
+		c.closed(t, m)
 	})
 	t.Run("a policy is in the way", func(t *testing.T) {
 		policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "strict"},
@@ -218,7 +218,7 @@ func TestHeldConnections(t *testing.T) {
 		c.gone(t, old)
 		c.restored(t, m, next, paused)
 		c.run(t, next)
-		c.closed(t, m, 20*time.Second)
+		c.closed(t, m)
 	})
 	t.Run("the target holds none", func(t *testing.T) { // as an older checkpointer does
 		m, old, next := begin(t, "older")
@@ -231,6 +231,6 @@ func TestHeldConnections(t *testing.T) {
 		c.gone(t, old)
 		c.restored(t, m, next, paused)
 		c.run(t, next)
-		c.closed(t, m, 20*time.Second)
+		c.closed(t, m)
 	})
 }

@@ -59,7 +59,7 @@ func (c *cluster) pause(t *testing.T, value string) {
 
 func (c *cluster) awaitMetric(t *testing.T, w *replica, line string) {
 	t.Helper()
-	controlplane.Eventually(t, 15*time.Second, "a watcher says "+line, func(context.Context) error {
+	controlplane.Eventually(t, "a watcher says "+line, func(context.Context) error {
 		body, err := get("http://" + w.metrics + "/metrics")
 		if err == nil && !strings.Contains(body, "\n"+line+"\n") {
 			err = errNotYet
@@ -71,8 +71,8 @@ func (c *cluster) awaitMetric(t *testing.T, w *replica, line string) {
 // held waits for the Migration of a pod that is held for a reason.
 func (c *cluster) held(t *testing.T, pod types.UID, reason v1alpha1.HeldReason) *v1alpha1.Migration {
 	t.Helper()
-	m := c.migrationFor(t, pod, v1alpha1.PhaseDetected, 20*time.Second)
-	controlplane.Eventually(t, 10*time.Second, fmt.Sprintf("migration %s is held: %s", m.Name, reason), func(ctx context.Context) error {
+	m := c.migrationFor(t, pod, v1alpha1.PhaseDetected)
+	controlplane.Eventually(t, fmt.Sprintf("migration %s is held: %s", m.Name, reason), func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return err
 		}
@@ -100,7 +100,7 @@ func pausedAndAlive(t *testing.T, c *cluster) {
 	c.event(t, m.Name, "RecoveryHeld")
 	c.awaitMetric(t, c.leader(t), `lifeboat_recoveries_held{reason="Paused"} 1`)
 	c.powerOn(t, "n1")
-	m = c.closed(t, m, 30*time.Second)
+	m = c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultWithdrawn || m.Status.Held != nil || m.Status.RTO != "" {
 		t.Errorf("result %s, held %+v, RTO %q; want Withdrawn and nothing else", m.Status.Result, m.Status.Held, m.Status.RTO)
 	}
@@ -129,14 +129,14 @@ func pausedAndLost(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	c.pause(t, "")
-	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted, 30*time.Second)
+	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted)
 	if m.UID != before.UID || m.Status.Held != nil {
 		t.Errorf("the recovery is migration %s, held %+v; want %s to go on", m.Name, m.Status.Held, before.Name)
 	}
 	if early := cut.Sub(m.Spec.LostAt.Time); early < 0 || early > time.Second {
 		t.Errorf("lostAt is %s before the power cut, want 0 to 1s: RTO counts from the loss, not from the end of the pause", early)
 	}
-	spec := c.awaitState(t, "n2", v1alpha1.FenceFenced, time.Second)
+	spec := c.awaitState(t, "n2", v1alpha1.FenceFenced)
 	if m.Spec.FenceEpoch != spec.Epoch {
 		t.Errorf("the migration waits for epoch %d, and the fence has %d", m.Spec.FenceEpoch, spec.Epoch)
 	}
@@ -144,7 +144,7 @@ func pausedAndLost(t *testing.T, c *cluster) {
 	if err := c.List(t.Context(), &list, client.InNamespace("shop")); err != nil || len(list.Items) != 3 {
 		t.Errorf("%d migrations, %v; want one for each of the three losses", len(list.Items), err)
 	}
-	if unwanted = c.closed(t, unwanted, 10*time.Second); unwanted.Status.Result != v1alpha1.ResultWithdrawn {
+	if unwanted = c.closed(t, unwanted); unwanted.Status.Result != v1alpha1.ResultWithdrawn {
 		t.Errorf("the recovery of a pod that was deleted while it was held: %s, want Withdrawn", unwanted.Status.Result)
 	}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(bare), bare); !apierrors.IsNotFound(err) {
@@ -161,7 +161,7 @@ func drainedAndLost(t *testing.T, c *cluster, pod *corev1.Pod, checkpoint *v1alp
 	if err := c.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n5"}}, rawMerge([]byte(`{"spec":{"unschedulable":true}}`))); err != nil {
 		t.Fatal(err)
 	}
-	controlplane.Eventually(t, 15*time.Second, "a checkpoint is asked for", func(ctx context.Context) error {
+	controlplane.Eventually(t, "a checkpoint is asked for", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(checkpoint), checkpoint); err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func drainedAndLost(t *testing.T, c *cluster, pod *corev1.Pod, checkpoint *v1alp
 	})
 	c.event(t, "n5", "CheckpointsRequested")
 	c.powerOff(t, "n5")
-	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted, 30*time.Second)
+	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted)
 	if m.Spec.Reason != v1alpha1.MigrationNodeDrained {
 		t.Errorf("the migration's reason is %s, want NodeDrained", m.Spec.Reason)
 	}
@@ -184,7 +184,7 @@ func drainedAndLost(t *testing.T, c *cluster, pod *corev1.Pod, checkpoint *v1alp
 func (c *cluster) setReady(t *testing.T, name string, status corev1.ConditionStatus) {
 	t.Helper()
 	node := &corev1.Node{}
-	controlplane.Eventually(t, 10*time.Second, name+" is Ready="+string(status), func(ctx context.Context) error {
+	controlplane.Eventually(t, name+" is Ready="+string(status), func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (c *cluster) ownTaint(ctx context.Context, name string) (string, error) {
 
 func (c *cluster) awaitTaint(t *testing.T, name, want string) {
 	t.Helper()
-	controlplane.Eventually(t, 15*time.Second, fmt.Sprintf("the out-of-service taint of %s is %q", name, want), func(ctx context.Context) error {
+	controlplane.Eventually(t, fmt.Sprintf("the out-of-service taint of %s is %q", name, want), func(ctx context.Context) error {
 		got, err := c.ownTaint(ctx, name)
 		if err == nil && got != want {
 			err = fmt.Errorf("it is %q", got)
@@ -246,7 +246,7 @@ func volumes(t *testing.T, c *cluster) {
 
 	c.powerOff(t, "n4")
 	c.setReady(t, "n4", corev1.ConditionUnknown)
-	m := c.migrationFor(t, old.UID, v1alpha1.PhaseDeleted, 30*time.Second)
+	m := c.migrationFor(t, old.UID, v1alpha1.PhaseDeleted)
 	next := c.makePod(t, "db-0", ownedBy("StatefulSet", "db"), withClaim("data-db-0"))
 
 	// The neighbour could run twice.
@@ -287,7 +287,7 @@ func volumes(t *testing.T, c *cluster) {
 	pod := c.makePod(t, "after-0", ownedBy("StatefulSet", "after"), onNode("n4"))
 	c.run(t, pod)
 	c.powerOff(t, "n4")
-	c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted, 30*time.Second)
+	c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted)
 	c.powerOn(t, "n4")
 	if taint, err := c.ownTaint(t.Context(), "n4"); err != nil || taint != "nodeshutdown" {
 		t.Errorf("taint %q, %v; want the operator's", taint, err)

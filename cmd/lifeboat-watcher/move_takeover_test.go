@@ -76,7 +76,7 @@ func (c *cluster) moveOver(t *testing.T, app string, after int, fails bool) (die
 		c.restored(t, m, next, paused)
 		c.run(t, next)
 	}
-	c.closed(t, m, 30*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != result {
 		t.Errorf("%s: result %s, reason %s: %s", app, m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -148,7 +148,7 @@ func (c *cluster) endLeaseOf(t *testing.T, leader *replica) (stop func()) {
 // were told twice.
 func (c *cluster) toldOnce(t *testing.T, m *v1alpha1.Migration, result v1alpha1.Result) {
 	t.Helper()
-	controlplane.Eventually(t, 30*time.Second, "the closing of "+m.Name+" is told", func(context.Context) error {
+	controlplane.Eventually(t, "the closing of "+m.Name+" is told", func(context.Context) error {
 		if n := len(c.eventsOf(t, m.UID, string(result))); n != 1 {
 			return fmt.Errorf("it was told %d times", n)
 		}

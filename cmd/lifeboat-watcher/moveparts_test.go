@@ -57,7 +57,7 @@ func (c *cluster) move(t *testing.T, pod *corev1.Pod, move v1alpha1.Move) *v1alp
 // until waits for a state of a Migration.
 func (c *cluster) until(t *testing.T, m *v1alpha1.Migration, what string, is func(*v1alpha1.Migration) bool) {
 	t.Helper()
-	controlplane.Eventually(t, 20*time.Second, "migration "+m.Name+" is "+what, func(ctx context.Context) error {
+	controlplane.Eventually(t, "migration "+m.Name+" is "+what, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return err
 		}
@@ -77,7 +77,7 @@ func (c *cluster) reached(t *testing.T, m *v1alpha1.Migration, phase v1alpha1.Ph
 func (c *cluster) labels(t *testing.T, pod *corev1.Pod, what string, is func(map[string]string) bool) *corev1.Pod {
 	t.Helper()
 	now := &corev1.Pod{}
-	controlplane.Eventually(t, 20*time.Second, "pod "+pod.Name+" is "+what, func(ctx context.Context) error {
+	controlplane.Eventually(t, "pod "+pod.Name+" is "+what, func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(pod), now); err != nil {
 			return err
 		}
@@ -161,7 +161,7 @@ func (c *cluster) stop(t *testing.T, m *v1alpha1.Migration) (paused time.Time) {
 
 func (c *cluster) gone(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
-	controlplane.Eventually(t, 20*time.Second, "pod "+pod.Name+" is gone", func(ctx context.Context) error {
+	controlplane.Eventually(t, "pod "+pod.Name+" is gone", func(ctx context.Context) error {
 		left := &corev1.Pod{}
 		err := c.Get(ctx, client.ObjectKeyFromObject(pod), left)
 		if apierrors.IsNotFound(err) || err == nil && left.UID != pod.UID {
@@ -175,7 +175,7 @@ func (c *cluster) gone(t *testing.T, pod *corev1.Pod) {
 func (c *cluster) end(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	left := &corev1.Pod{}
-	controlplane.Eventually(t, 20*time.Second, "pod "+pod.Name+" is being deleted", func(ctx context.Context) error {
+	controlplane.Eventually(t, "pod "+pod.Name+" is being deleted", func(ctx context.Context) error {
 		err := c.Get(ctx, client.ObjectKeyFromObject(pod), left)
 		if err == nil && left.DeletionTimestamp == nil {
 			err = errNotYet
@@ -203,7 +203,7 @@ func phasesOf(m *v1alpha1.Migration) string {
 // moved checks a move that came to its end.
 func (c *cluster) moved(t *testing.T, m *v1alpha1.Migration, result v1alpha1.Result, phases string) {
 	t.Helper()
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != result || phasesOf(m) != phases {
 		t.Errorf("result %s (%s: %s), phases %s\nwant %s and %s", m.Status.Result, m.Status.Reason, m.Status.Message, phasesOf(m), result, phases)
 	}
@@ -215,7 +215,7 @@ func (c *cluster) moved(t *testing.T, m *v1alpha1.Migration, result v1alpha1.Res
 // kill waits until a pod is being deleted, and ends it as its kubelet would.
 func (c *cluster) kill(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
-	controlplane.Eventually(t, 20*time.Second, "pod "+pod.Name+" is being deleted", func(ctx context.Context) error {
+	controlplane.Eventually(t, "pod "+pod.Name+" is being deleted", func(ctx context.Context) error {
 		left := &corev1.Pod{}
 		err := c.Get(ctx, client.ObjectKeyFromObject(pod), left)
 		if apierrors.IsNotFound(err) {
@@ -235,7 +235,7 @@ func (c *cluster) kill(t *testing.T, pod *corev1.Pod) {
 func (c *cluster) failoverOf(t *testing.T, uid types.UID) *v1alpha1.Migration {
 	t.Helper()
 	var found *v1alpha1.Migration
-	controlplane.Eventually(t, 30*time.Second, "a failover of pod "+string(uid), func(ctx context.Context) error {
+	controlplane.Eventually(t, "a failover of pod "+string(uid), func(ctx context.Context) error {
 		var list v1alpha1.MigrationList
 		if err := c.List(ctx, &list, client.InNamespace("shop")); err != nil {
 			return err

@@ -227,7 +227,7 @@ func givenUp(t *testing.T, c *cluster) {
 				c.labels(t, old, "out of its Services", func(labels map[string]string) bool { return labels["app"] == "" })
 			}
 			step.how(m)
-			c.closed(t, m, 20*time.Second)
+			c.closed(t, m)
 			if m.Status.Result != v1alpha1.ResultWithdrawn || m.Status.Reason != step.reason {
 				t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 			}
@@ -256,7 +256,7 @@ func deletedMeanwhile(t *testing.T, c *cluster) {
 	if err := c.Delete(t.Context(), old); err != nil {
 		t.Fatal(err)
 	}
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultWithdrawn || m.Status.Reason != v1alpha1.ReasonNotAllowed {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -299,14 +299,14 @@ func heldMoves(t *testing.T, c *cluster) {
 	c.event(t, four.Name, "MoveHeld")
 	c.awaitMetric(t, c.leader(t), `lifeboat_moves_held{reason="MoveLimit"} 1`)
 	again := c.move(t, first, v1alpha1.Move{Strategy: v1alpha1.StrategyCold})
-	c.closed(t, again, 10*time.Second)
+	c.closed(t, again)
 	if again.Status.Result != v1alpha1.ResultWithdrawn || again.Status.Reason != v1alpha1.ReasonNotAllowed || !strings.Contains(again.Status.Message, one.Name) {
 		t.Errorf("a second move of the pod: %s, %s: %s", again.Status.Result, again.Status.Reason, again.Status.Message)
 	}
 
 	for _, m := range []*v1alpha1.Migration{one, three} {
 		c.source(t, m, map[string]any{"error": "made up"})
-		c.closed(t, m, 20*time.Second)
+		c.closed(t, m)
 	}
 	c.reached(t, two, v1alpha1.PhaseAccepted)
 	c.reached(t, four, v1alpha1.PhaseAccepted)
@@ -324,7 +324,7 @@ func heldMoves(t *testing.T, c *cluster) {
 		t.Errorf("it is held, and goes on: %+v", tight.Status.Held)
 	}
 	c.source(t, tight, map[string]any{"error": "made up"})
-	c.closed(t, tight, 20*time.Second)
+	c.closed(t, tight)
 }
 
 // sourceLost loses the source of a move whose successor waits already.
@@ -336,7 +336,7 @@ func sourceLost(t *testing.T, c *cluster) {
 	c.park(t, m, waiting)
 	c.reached(t, m, v1alpha1.PhaseParked)
 	c.powerOff(t, "n5")
-	c.closed(t, m, 30*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonSourceLost {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -351,7 +351,7 @@ func sourceLost(t *testing.T, c *cluster) {
 	c.claimAndBind(t, failover, next, "n3")
 	c.restored(t, failover, next, failover.Spec.LostAt.Add(-time.Second))
 	c.run(t, next)
-	if c.closed(t, failover, 20*time.Second); failover.Status.Result != v1alpha1.ResultRestored {
+	if c.closed(t, failover); failover.Status.Result != v1alpha1.ResultRestored {
 		t.Errorf("the failover: %s, %s: %s", failover.Status.Result, failover.Status.Reason, failover.Status.Message)
 	}
 	c.powerOn(t, "n5")
@@ -396,9 +396,9 @@ func targetLostInVain(t *testing.T, c *cluster) {
 	c.park(t, m, waiting)
 	c.reached(t, m, v1alpha1.PhaseParked)
 	c.powerOff(t, "n5")
-	c.awaitState(t, "n5", v1alpha1.FenceLost, 30*time.Second)
+	c.awaitState(t, "n5", v1alpha1.FenceLost)
 	c.source(t, m, map[string]any{"error": "nobody takes a copy"})
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultWithdrawn {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -426,7 +426,7 @@ func sourceLostLater(t *testing.T, c *cluster) {
 	paused := c.stop(t, m)
 	c.gone(t, old)
 	next := c.makePod(t, "late-lost-0", ownedBy("StatefulSet", "late-lost"), admitted)
-	c.awaitState(t, "n1", v1alpha1.FenceFenced, 30*time.Second)
+	c.awaitState(t, "n1", v1alpha1.FenceFenced)
 	c.claimAndBind(t, m, next, "n3")
 	c.restored(t, m, next, paused)
 	c.run(t, next)

@@ -200,7 +200,7 @@ func (cp *controlPlane) startNode(t *testing.T, c nodeConfig) *node {
 	n := &node{nodeConfig: c}
 	n.fencer = controlplane.StartProgram(t, append(environment, asVariable+"="+asFencer), self)
 	n.checkpointer = controlplane.StartProgram(t, append(environment, asVariable+"="+asNode), self)
-	controlplane.Eventually(t, 30*time.Second, c.Name+" may run pods", func(ctx context.Context) error {
+	controlplane.Eventually(t, c.Name+" may run pods", func(ctx context.Context) error {
 		fence := &v1alpha1.Fence{ObjectMeta: metav1.ObjectMeta{Name: c.Name}}
 		facts, _ := json.Marshal(map[string]any{"status": map[string]any{"facts": map[string]any{
 			"peerAddress": net.JoinHostPort(c.IP, strconv.Itoa(c.PeerPort))}}})
@@ -216,10 +216,10 @@ func (cp *controlPlane) state(ctx context.Context, name string) (v1alpha1.FenceS
 	return fence.Spec, err
 }
 
-func (cp *controlPlane) awaitState(t *testing.T, name string, want v1alpha1.FenceState, within time.Duration) v1alpha1.FenceSpec {
+func (cp *controlPlane) awaitState(t *testing.T, name string, want v1alpha1.FenceState) v1alpha1.FenceSpec {
 	t.Helper()
 	var spec v1alpha1.FenceSpec
-	controlplane.Eventually(t, within, fmt.Sprintf("fence %s is %s", name, want), func(ctx context.Context) (err error) {
+	controlplane.Eventually(t, fmt.Sprintf("fence %s is %s", name, want), func(ctx context.Context) (err error) {
 		spec, err = cp.state(ctx, name)
 		if err == nil && spec.State != want {
 			err = fmt.Errorf("it is %s", spec.State)

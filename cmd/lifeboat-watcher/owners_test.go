@@ -58,7 +58,7 @@ func (c *cluster) deploy(t *testing.T, name string) (*appsv1.Deployment, *corev1
 func (c *cluster) podOf(t *testing.T, app string, not types.UID) *corev1.Pod {
 	t.Helper()
 	var found *corev1.Pod
-	controlplane.Eventually(t, 30*time.Second, "another pod of Deployment "+app, func(ctx context.Context) error {
+	controlplane.Eventually(t, "another pod of Deployment "+app, func(ctx context.Context) error {
 		var list corev1.PodList
 		if err := c.List(ctx, &list, client.InNamespace("shop"), client.MatchingLabels{"app": app}); err != nil {
 			return err
@@ -102,8 +102,8 @@ func adoptedAgain(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	c.kill(t, next)
-	c.closed(t, m, 20*time.Second)
-	controlplane.Eventually(t, 20*time.Second, "the pod is its ReplicaSet's again", func(ctx context.Context) error {
+	c.closed(t, m)
+	controlplane.Eventually(t, "the pod is its ReplicaSet's again", func(ctx context.Context) error {
 		now := &corev1.Pod{}
 		if err := c.Get(ctx, client.ObjectKeyFromObject(old), now); err != nil {
 			return err
@@ -123,7 +123,7 @@ func deploymentDeleted(t *testing.T, c *cluster, propagation metav1.DeletionProp
 	m, next := c.moveParked(t, old)
 	c.deleteOwner(t, d, propagation)
 	c.kill(t, next)
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultWithdrawn || m.Status.Reason != v1alpha1.ReasonNotAllowed && m.Status.Reason != v1alpha1.ReasonTargetFailed {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -133,7 +133,7 @@ func deploymentDeleted(t *testing.T, c *cluster, propagation metav1.DeletionProp
 		}
 	}
 	c.kill(t, old)
-	controlplane.Eventually(t, 20*time.Second, "the Deployment is gone", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the Deployment is gone", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(d), d); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is there: %w", err)
 		}
@@ -164,7 +164,7 @@ func deploymentDeletedLater(t *testing.T, c *cluster) {
 		t.Fatalf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
 	c.deleteOwner(t, d, metav1.DeletePropagationBackground)
-	c.closed(t, m, 20*time.Second)
+	c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonOwnerDeleted {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -191,7 +191,7 @@ func orphaned(t *testing.T, c *cluster) {
 // unowned waits until an owner is gone.
 func (c *cluster) unowned(t *testing.T, owner client.Object) {
 	t.Helper()
-	controlplane.Eventually(t, 20*time.Second, owner.GetName()+" is gone", func(ctx context.Context) error {
+	controlplane.Eventually(t, owner.GetName()+" is gone", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(owner), owner); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is there, with %v: %w", owner.GetFinalizers(), err)
 		}
@@ -211,7 +211,7 @@ func cloneAbandoned(t *testing.T, c *cluster) {
 	c.claimAndBind(t, finished, runs, "n2")
 	c.report(t, finished, runs, 6, v1alpha1.ContainerRestore{Result: v1alpha1.ResultRestored})
 	c.run(t, runs)
-	c.closed(t, finished, 20*time.Second)
+	c.closed(t, finished)
 	for _, m := range []*v1alpha1.Migration{finished, abandoned} {
 		if err := c.Delete(t.Context(), m); err != nil {
 			t.Fatal(err)

@@ -56,7 +56,7 @@ func (c *cluster) takeOver(t *testing.T, name, node string, after int) (died boo
 	}
 	c.powerOff(t, node)
 
-	m := c.migrationFor(t, old.UID, v1alpha1.PhaseCreated, 60*time.Second)
+	m := c.migrationFor(t, old.UID, v1alpha1.PhaseCreated)
 	next := &corev1.Pod{}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(old), next); err != nil || next.UID == old.UID {
 		t.Fatalf("the successor: UID %s of the lost pod's %s, %v", next.UID, old.UID, err)
@@ -65,14 +65,14 @@ func (c *cluster) takeOver(t *testing.T, name, node string, after int) (died boo
 	c.claimAndBind(t, m, next, "n3")
 	c.restored(t, m, next, m.Spec.LostAt.Add(-time.Second))
 	c.run(t, next)
-	m = c.closed(t, m, 60*time.Second)
+	m = c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultRestored {
 		t.Errorf("%s: result %s, reason %s: %s", name, m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
 
 	// Where the leader has done all that there was to do, it does not come to that write.
 	told := func() int { return len(c.eventsOf(t, m.UID, string(v1alpha1.ResultRestored))) }
-	controlplane.Eventually(t, 30*time.Second, "the closing of "+name+" is told", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the closing of "+name+" is told", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return err
 		}

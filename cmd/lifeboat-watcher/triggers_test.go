@@ -48,7 +48,7 @@ func TestTriggers(t *testing.T) {
 	c.watchers = append(c.watchers, c.startWatcher(t, 1, "--move-on-pressure"))
 	c.applyAdmission()
 	c.leader(t)
-	controlplane.Eventually(t, 20*time.Second, "the watcher is ready, and trusted with evictions", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the watcher is ready, and trusted with evictions", func(ctx context.Context) error {
 		if _, err := get("http://" + c.watchers[0].metrics + "/readyz"); err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func drain(t *testing.T, c *cluster) {
 		output, err := c.kubectl(t.Context(), t, kubeconfig, arguments...)
 		drained <- result{output, err}
 	}()
-	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseAccepted, 20*time.Second)
+	m := c.migrationFor(t, pod.UID, v1alpha1.PhaseAccepted)
 	if m.Spec.Reason != v1alpha1.MigrationNodeDrained || m.Spec.Strategy != v1alpha1.StrategyLive || m.Spec.SourceNode != "n1" {
 		t.Errorf("migration %+v, want a live move off n1 because it is drained", m.Spec)
 	}
@@ -132,9 +132,9 @@ func drain(t *testing.T, c *cluster) {
 	now := metav1.NowMicro()
 	held := &v1alpha1.HeldCheckpoint{Generation: 6, TakenAt: now, Holders: []string{"n1", "n2"}}
 	c.patchStatus(t, m, map[string]any{"source": v1alpha1.SourceStatus{PreparedAt: &now, PreparedGeneration: 5}})
-	m = c.migrationFor(t, pod.UID, v1alpha1.PhaseStopping, 20*time.Second)
+	m = c.migrationFor(t, pod.UID, v1alpha1.PhaseStopping)
 	c.patchStatus(t, m, map[string]any{"source": v1alpha1.SourceStatus{PreparedAt: &now, PreparedGeneration: 5, PausedAt: &now, StoppedAt: &now, Checkpoint: held}})
-	m = c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted, 20*time.Second)
+	m = c.migrationFor(t, pod.UID, v1alpha1.PhaseDeleted)
 	next := c.makePod(t, "cart-0", ownedBy("StatefulSet", "cart"))
 	if err := c.evict(t, "cart-0"); !apierrors.IsTooManyRequests(err) {
 		t.Errorf("evicting the successor before the move is done: %v", err)
@@ -142,7 +142,7 @@ func drain(t *testing.T, c *cluster) {
 	c.claimAndBind(t, m, next, "n2")
 	c.restored(t, m, next, now.Time)
 	c.run(t, next)
-	m = c.closed(t, m, 20*time.Second)
+	m = c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultRestored {
 		t.Errorf("result %s, %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
@@ -198,7 +198,7 @@ func interruption(t *testing.T, c *cluster) {
 	}
 	for _, name := range []string{"bank-0-1", "bank-1-1"} {
 		m := &v1alpha1.Migration{}
-		controlplane.Eventually(t, 10*time.Second, "there is migration "+name, func(ctx context.Context) error {
+		controlplane.Eventually(t, "there is migration "+name, func(ctx context.Context) error {
 			return c.Get(ctx, client.ObjectKey{Namespace: "shop", Name: name}, m)
 		})
 		if s := m.Spec; s.Reason != v1alpha1.MigrationSpotInterruption || s.DeadlineSeconds < 80 || s.DeadlineSeconds > 90 {
@@ -233,7 +233,7 @@ func pressure(t *testing.T, c *cluster) time.Time {
 
 func relieved(t *testing.T, c *cluster, since time.Time) {
 	m := &v1alpha1.Migration{}
-	controlplane.Eventually(t, time.Minute, "the least important pod is to be moved", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the least important pod is to be moved", func(ctx context.Context) error {
 		return c.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "b-0-1"}, m)
 	})
 	if after := m.Spec.LostAt.Sub(since); m.Spec.Reason != v1alpha1.MigrationNodePressure || after < 30*time.Second {

@@ -22,17 +22,17 @@ func admitted(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To(v1alpha1.Runtime
 // stops it. And a successor that no admission saw would not be restored.
 func unadmitted(t *testing.T, c *cluster) {
 	c.detachWebhook(t)
-	c.awaitState(t, "n5", v1alpha1.FenceRunning, 30*time.Second) // it was lost before
+	c.awaitState(t, "n5", v1alpha1.FenceRunning) // it was lost before
 	running := c.makePod(t, "stray-0", ownedBy("StatefulSet", "stray"), onNode("n5"))
 	c.run(t, running)
 	lost := c.makePod(t, "late-0", ownedBy("StatefulSet", "late"), onNode("n5"), admitted)
 	c.run(t, lost)
 	c.powerOff(t, "n5")
-	m := c.migrationFor(t, lost.UID, v1alpha1.PhaseDeleted, 20*time.Second)
+	m := c.migrationFor(t, lost.UID, v1alpha1.PhaseDeleted)
 
 	replaced := func(pod *corev1.Pod) {
 		t.Helper()
-		controlplane.Eventually(t, 20*time.Second, "pod "+pod.Name+", which was not admitted, is deleted", func(ctx context.Context) error {
+		controlplane.Eventually(t, "pod "+pod.Name+", which was not admitted, is deleted", func(ctx context.Context) error {
 			left := &corev1.Pod{}
 			err := c.Get(ctx, client.ObjectKeyFromObject(pod), left)
 			if apierrors.IsNotFound(err) {
@@ -47,7 +47,7 @@ func unadmitted(t *testing.T, c *cluster) {
 	c.claimAndBind(t, m, next, "n3")
 	c.restored(t, m, next, m.Spec.LostAt.Add(-time.Second))
 	c.run(t, next)
-	if m = c.closed(t, m, 10*time.Second); m.Status.Result != v1alpha1.ResultRestored {
+	if m = c.closed(t, m); m.Status.Result != v1alpha1.ResultRestored {
 		t.Errorf("result %s, reason %s: %s", m.Status.Result, m.Status.Reason, m.Status.Message)
 	}
 

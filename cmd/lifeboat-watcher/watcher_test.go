@@ -92,12 +92,12 @@ func startCluster(t *testing.T) *cluster {
 		c.nodes[name] = c.startNode(t, config)
 	}
 	for _, w := range c.watchers {
-		controlplane.Eventually(t, 30*time.Second, "a watcher is ready", func(context.Context) error {
+		controlplane.Eventually(t, "a watcher is ready", func(context.Context) error {
 			_, err := get("http://" + w.metrics + "/readyz")
 			return err
 		})
 	}
-	controlplane.Eventually(t, 30*time.Second, "a watcher leads and sees five nodes alive", func(context.Context) error {
+	controlplane.Eventually(t, "a watcher leads and sees five nodes alive", func(context.Context) error {
 		body, err := get("http://" + c.leader(t).metrics + "/metrics")
 		if err == nil && !strings.Contains(body, `lifeboat_nodes{state="Alive"} 5`) {
 			err = errNotYet
@@ -106,7 +106,7 @@ func startCluster(t *testing.T) *cluster {
 	})
 	// A checkpointer that is not a member yet also counts as alive.
 	for _, n := range c.nodes {
-		controlplane.Eventually(t, 30*time.Second, n.Name+" is a member among all the others", func(context.Context) error {
+		controlplane.Eventually(t, n.Name+" is a member among all the others", func(context.Context) error {
 			seen, err := os.ReadFile(filepath.Join(n.Folder, membersFile))
 			if want := strconv.Itoa(len(c.nodes) - 1 + len(c.watchers)); err == nil && string(seen) != want {
 				err = fmt.Errorf("it sees %q others, want %s", seen, want)
@@ -157,7 +157,7 @@ func get(url string) (string, error) {
 func (c *cluster) leader(t *testing.T) *replica {
 	t.Helper()
 	var leader *replica
-	controlplane.Eventually(t, 30*time.Second, "a watcher leads", func(context.Context) error {
+	controlplane.Eventually(t, "a watcher leads", func(context.Context) error {
 		for _, w := range c.watchers {
 			if body, err := get("http://" + w.metrics + "/metrics"); err == nil && strings.Contains(body, `leader_election_master_status{name="lifeboat-watcher"} 1`) {
 				leader = w
@@ -200,7 +200,7 @@ func (c *cluster) powerOn(t *testing.T, name string) {
 	t.Helper()
 	c.nodes[name].checkpointer.Signal(t, syscall.SIGCONT)
 	c.nodes[name].fencer.Signal(t, syscall.SIGCONT)
-	c.awaitState(t, name, v1alpha1.FenceRunning, 15*time.Second)
+	c.awaitState(t, name, v1alpha1.FenceRunning)
 }
 
 type podOption func(*corev1.Pod)
@@ -264,10 +264,10 @@ func (c *cluster) run(t *testing.T, pod *corev1.Pod) {
 }
 
 // migrationFor waits for the Migration of a lost pod that has come to a phase.
-func (c *cluster) migrationFor(t *testing.T, lost types.UID, phase v1alpha1.Phase, within time.Duration) *v1alpha1.Migration {
+func (c *cluster) migrationFor(t *testing.T, lost types.UID, phase v1alpha1.Phase) *v1alpha1.Migration {
 	t.Helper()
 	var found *v1alpha1.Migration
-	controlplane.Eventually(t, within, fmt.Sprintf("pod %s has a migration that is %s", lost, phase), func(ctx context.Context) error {
+	controlplane.Eventually(t, fmt.Sprintf("pod %s has a migration that is %s", lost, phase), func(ctx context.Context) error {
 		var list v1alpha1.MigrationList
 		if err := c.List(ctx, &list, client.InNamespace("shop")); err != nil {
 			return err
@@ -319,9 +319,9 @@ func (c *cluster) restored(t *testing.T, m *v1alpha1.Migration, pod *corev1.Pod,
 }
 
 // closed waits until a Migration has a result.
-func (c *cluster) closed(t *testing.T, m *v1alpha1.Migration, within time.Duration) *v1alpha1.Migration {
+func (c *cluster) closed(t *testing.T, m *v1alpha1.Migration) *v1alpha1.Migration {
 	t.Helper()
-	controlplane.Eventually(t, within, "migration "+m.Name+" is closed", func(ctx context.Context) error {
+	controlplane.Eventually(t, "migration "+m.Name+" is closed", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return err
 		}
@@ -336,7 +336,7 @@ func (c *cluster) closed(t *testing.T, m *v1alpha1.Migration, within time.Durati
 // event waits for an event with a reason about an object of a name.
 func (c *cluster) event(t *testing.T, about, reason string) {
 	t.Helper()
-	controlplane.Eventually(t, 10*time.Second, fmt.Sprintf("an event %s about %s", reason, about), func(ctx context.Context) error {
+	controlplane.Eventually(t, fmt.Sprintf("an event %s about %s", reason, about), func(ctx context.Context) error {
 		var list corev1.EventList
 		if err := c.List(ctx, &list); err != nil {
 			return err
@@ -361,7 +361,7 @@ func TestWatcher(t *testing.T) {
 }
 
 func admission(t *testing.T, c *cluster) {
-	controlplane.Eventually(t, 20*time.Second, "the API server trusts the webhook", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the API server trusts the webhook", func(ctx context.Context) error {
 		wrong := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "wrong", Namespace: "shop",
 			Annotations: map[string]string{v1alpha1.AnnotationFailover: "true", v1alpha1.AnnotationReplicas: "none"}},
 			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "cart"}}}}
@@ -409,7 +409,7 @@ func statefulPod(t *testing.T, c *cluster) {
 
 	cut := c.powerOff(t, "n1")
 	m := &v1alpha1.Migration{}
-	controlplane.Eventually(t, 20*time.Second, "the lost pod is gone", func(ctx context.Context) error {
+	controlplane.Eventually(t, "the lost pod is gone", func(ctx context.Context) error {
 		err := c.Get(ctx, client.ObjectKey{Namespace: "shop", Name: "cart-0-4"}, m)
 		if err == nil && m.Status.Phase != v1alpha1.PhaseDeleted {
 			err = fmt.Errorf("it is %q", m.Status.Phase)
@@ -451,7 +451,7 @@ func statefulPod(t *testing.T, c *cluster) {
 	c.restored(t, m, next, taken)
 	c.run(t, next)
 	ready := time.Now()
-	m = c.closed(t, m, 10*time.Second)
+	m = c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultRestored || m.Status.Reason != "" || m.Status.RPO != "2.1s" {
 		t.Errorf("result %s, reason %q, RPO %s, message %q", m.Status.Result, m.Status.Reason, m.Status.RPO, m.Status.Message)
 	}
@@ -484,7 +484,7 @@ func barePod(t *testing.T, c *cluster) {
 	old := c.makePod(t, "solo", onNode("n2"), func(p *corev1.Pod) { p.Spec.Containers[0].Args = []string{"--flag"} })
 	c.run(t, old)
 	c.powerOff(t, "n2")
-	m := c.migrationFor(t, old.UID, v1alpha1.PhaseCreated, 20*time.Second)
+	m := c.migrationFor(t, old.UID, v1alpha1.PhaseCreated)
 	next := &corev1.Pod{}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(old), next); err != nil {
 		t.Fatal(err)
@@ -505,7 +505,7 @@ func barePod(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	c.run(t, next)
-	m = c.closed(t, m, 10*time.Second)
+	m = c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultColdStarted || m.Status.Reason != v1alpha1.ReasonNotAsked || m.Status.RPO != "" || m.Status.RTO == "" {
 		t.Errorf("result %s, reason %s, RTO %q, RPO %q", m.Status.Result, m.Status.Reason, m.Status.RTO, m.Status.RPO)
 	}
@@ -544,16 +544,16 @@ func leaderDies(t *testing.T, c *cluster) {
 		c.detachWebhook(t)
 	}
 	c.powerOff(t, "n5")
-	declared := c.awaitState(t, "n5", v1alpha1.FenceLost, 10*time.Second).ChangedAt
+	declared := c.awaitState(t, "n5", v1alpha1.FenceLost).ChangedAt
 	leader.Signal(t, syscall.SIGKILL)
 	c.watchers = slices.DeleteFunc(c.watchers, func(w *replica) bool { return w == leader })
-	fenced := c.awaitState(t, "n5", v1alpha1.FenceFenced, 30*time.Second).ChangedAt
+	fenced := c.awaitState(t, "n5", v1alpha1.FenceFenced).ChangedAt
 	if waited := fenced.Sub(declared.Time); waited < permission.Default.Wait() {
 		t.Errorf("fenced %s after the declaration, want at least %s", waited, permission.Default.Wait())
 	} else {
 		t.Logf("fenced %s after the declaration", waited.Round(10*time.Millisecond))
 	}
-	m := c.migrationFor(t, old.UID, v1alpha1.PhaseDeleted, 20*time.Second)
+	m := c.migrationFor(t, old.UID, v1alpha1.PhaseDeleted)
 	next := c.makePod(t, "held-0", ownedBy("StatefulSet", "held"), admitted) // the webhook may be detached
 	c.claimAndBind(t, m, next, "n3")
 	if err := c.Delete(t.Context(), next, client.GracePeriodSeconds(0)); err != nil {
@@ -568,7 +568,7 @@ func leaderDies(t *testing.T, c *cluster) {
 	if err := c.Delete(t.Context(), next, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
-	m = c.closed(t, m, 10*time.Second)
+	m = c.closed(t, m)
 	if m.Status.Result != v1alpha1.ResultFailed || m.Status.Reason != v1alpha1.ReasonPodReplaced {
 		t.Errorf("result %s, reason %s; want Failed, PodReplaced", m.Status.Result, m.Status.Reason)
 	}

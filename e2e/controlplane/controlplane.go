@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api/v1"
@@ -28,9 +27,6 @@ const BinariesVariable = "LIFEBOAT_KUBERNETES"
 
 // AdminToken is the token of a user who may do everything.
 const AdminToken = "admin-token"
-
-// startTimeout bounds how long the API server may take, on a busy machine, to be ready.
-const startTimeout = 90 * time.Second
 
 // A ControlPlane is an etcd and a kube-apiserver that end with their test.
 type ControlPlane struct {
@@ -100,7 +96,7 @@ func (c *ControlPlane) awaitReady() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, startTimeout, "the API server is ready", func(ctx context.Context) error {
+	Eventually(t, "the API server is ready", func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.host+"/readyz", nil)
 		if err != nil {
 			return err

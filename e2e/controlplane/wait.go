@@ -12,16 +12,15 @@ import (
 	"time"
 )
 
-// patience is the least time to wait for what has to come. It is no claim about how
-// fast that is: a machine that many share stands still for seconds.
-const patience = time.Minute
+// patience is how long to wait for what has to come. It is no claim about how fast that
+// is: a machine that many share stands still for seconds.
+const patience = 90 * time.Second
 
-// Eventually waits until the condition returns nil. When it has not within the given
-// time, but a minute at least, the test ends with the condition's last error.
-func Eventually(t T, within time.Duration, what string, condition func(context.Context) error) {
+// Eventually waits until the condition returns nil. When it has not within patience, the
+// test ends with the condition's last error.
+func Eventually(t T, what string, condition func(context.Context) error) {
 	t.Helper()
-	within = max(within, patience)
-	ctx, cancel := context.WithTimeout(t.Context(), within)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	last := errors.New("not tried")
 	for ctx.Err() == nil {
@@ -35,7 +34,7 @@ func Eventually(t T, within time.Duration, what string, condition func(context.C
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	t.Fatalf("waited %s until %s: %v", within, what, last)
+	t.Fatalf("waited %s until %s: %v", patience, what, last)
 }
 
 // FreeAddress is an address on 127.0.0.1 at which nobody listens.

@@ -45,7 +45,7 @@ func api(t *testing.T) client.Client {
 	if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		t.Fatal(err)
 	}
-	controlplane.Eventually(t, 30*time.Second, "Lifeboat's kinds are served", func(ctx context.Context) error {
+	controlplane.Eventually(t, "Lifeboat's kinds are served", func(ctx context.Context) error {
 		if err := c.List(ctx, &v1alpha1.CheckpointList{}); err != nil {
 			return err
 		}
