@@ -73,17 +73,18 @@ func (r *Runtime) create(a arguments, log logger) (done bool, status int) {
 		}
 		return false, 0
 	}
+	makes := b.absentIPC(answer.IPC, log)
 	err = r.restore(a, b, answer)
 	report := client.ReportRequest{Container: container, Restored: err == nil, Seconds: time.Since(started).Seconds()}
 	if err != nil {
 		report.Message = err.Error()
 		log.warn("restore container %s from generation %d: %v", a.id, answer.Generation, err)
-		if err := r.undo(a, b); err != nil {
+		if err := r.undo(a, b, append(makes, misplaced(restoreLog(answer), answer.IPC)...)); err != nil {
 			log.warn("undo the restore of container %s: %v", a.id, err)
 		}
 	} else {
 		log.info("restored container %s from generation %d in %.3f s", a.id, answer.Generation, report.Seconds)
-		registration.Restored = true
+		registration.Restored, registration.IPC = true, makes
 		if err := r.register(registration); err != nil {
 			log.warn("register container %s as restored: %v", a.id, err)
 		}
@@ -201,7 +202,7 @@ func (r *Runtime) restore(a arguments, b *bundle, answer *client.CreateResponse)
 		args = append(args, "--lazy-pages")
 	}
 	if err := r.command(append(args, a.id)...).Run(); err != nil {
-		return fmt.Errorf("runc restore: %w%s", err, logTail(filepath.Join(answer.WorkPath, "restore.log")))
+		return fmt.Errorf("runc restore: %w%s", err, logTail(restoreLog(answer)))
 	}
 	if utsNS != "" {
 		// CRIU has set the name that the checkpointed pod had.
@@ -213,8 +214,8 @@ func (r *Runtime) restore(a arguments, b *bundle, answer *client.CreateResponse)
 }
 
 // undo removes what a failed restore has left, so that the container can start
-// as if there had been none.
-func (r *Runtime) undo(a arguments, b *bundle) error {
+// as if there had been none, also made, which it may have made in the IPC namespace.
+func (r *Runtime) undo(a arguments, b *bundle, made []client.IPCObject) error {
 	// Before runc has a state of the container this fails, and nothing is left.
 	deleted := r.command(append(append([]string{}, a.global...), "delete", "--force", a.id)...)
 	deleted.Stdout, deleted.Stderr = nil, nil
@@ -225,11 +226,16 @@ func (r *Runtime) undo(a arguments, b *bundle) error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, b.reset())
+	errs = append(errs, b.reset(), b.removeIPC(made))
 	if err := resetOverlay(b.rootfs()); err != nil {
 		errs = append(errs, fmt.Errorf("remove the checkpoint's file changes: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// restoreLog is where CRIU tells of a restore.
+func restoreLog(answer *client.CreateResponse) string {
+	return filepath.Join(answer.WorkPath, "restore.log")
 }
 
 // tailLines is how many error lines of CRIU's log are told.

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(r.Run(os.Args[1:]))
 	}
-	nodetest.Main(m, map[string]func([]string){"server": server})
+	nodetest.Main(m, map[string]func([]string){"server": server, "systemv": nodetest.SystemV})
 }
 
 // server is a program of a protected pod: it counts, notes what it was started

@@ -67,7 +67,7 @@ func (a *Agent) fill(ctx context.Context, r *restore, c client.Container, work s
 }
 
 func (a *Agent) keep(r *restore, c client.Container) (*keeper.Client, error) {
-	cgroupsPath, err := registeredCgroup(c.ID)
+	registered, err := registration(c.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -78,20 +78,20 @@ func (a *Agent) keep(r *restore, c client.Container) (*keeper.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keeper.NewClient(client.KeeperSocketPath, keeper.Description{ID: c.ID, CgroupsPath: cgroupsPath, Data: data}), nil
+	return keeper.NewClient(client.KeeperSocketPath, keeper.Description{ID: c.ID, CgroupsPath: registered.CgroupsPath, Data: data}), nil
 }
 
-// registeredCgroup is the cgroup of a container as the runtime has noted it.
-func registeredCgroup(id string) (string, error) {
-	raw, err := os.ReadFile(filepath.Join(client.ContainersFolder, id+".json"))
-	if err != nil {
-		return "", fmt.Errorf("read the registration of the container: %w", err)
-	}
+// registration is a container as the runtime has noted it.
+func registration(id string) (client.Registration, error) {
 	var registered client.Registration
-	if err := json.Unmarshal(raw, &registered); err != nil {
-		return "", fmt.Errorf("read the registration of the container: %w", err)
+	raw, err := os.ReadFile(filepath.Join(client.ContainersFolder, id+".json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &registered)
 	}
-	return registered.CgroupsPath, nil
+	if err != nil {
+		return registered, fmt.Errorf("read the registration of the container: %w", err)
+	}
+	return registered, nil
 }
 
 func (a *Agent) fillOptions(o *opened, kept *keeper.Client) pages.Options {

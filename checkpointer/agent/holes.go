@@ -124,6 +124,8 @@ func (a *Agent) containerOf(c client.Container, name string) (string, error) {
 	return "", fmt.Errorf("no restored container %s of pod %s/%s is registered", name, c.Namespace, c.PodName)
 }
 
+// killContainer kills a restored container, and removes what its restore has made
+// in the pod's IPC namespace.
 func (a *Agent) killContainer(ctx context.Context, id string) error {
 	pid, err := initPid(a.host, id)
 	if err != nil {
@@ -133,7 +135,20 @@ func (a *Agent) killContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("find the cgroup of container %s: %w", id, err)
 	}
-	return group.Kill(ctx)
+	made, ipcErr := a.findIPC(id, pid)
+	if ipcErr == nil {
+		defer made.close()
+	}
+	if err := group.Kill(ctx); err != nil {
+		return err
+	}
+	if ipcErr == nil {
+		ipcErr = made.remove()
+	}
+	if ipcErr != nil {
+		return fmt.Errorf("container %s is killed, and the System V objects that its restore has made are left: %w", id, ipcErr)
+	}
+	return nil
 }
 
 // expireRestores forgets restores that wait for a container that never asked.

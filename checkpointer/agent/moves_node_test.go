@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 			fmt.Println("count", n)
 			time.Sleep(2 * time.Millisecond)
 		}
-	}, "shop": shop})
+	}, "shop": shop, "systemv": nodetest.SystemV})
 }
 
 // shop has a state that it hands over and takes over itself.

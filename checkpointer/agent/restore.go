@@ -307,6 +307,7 @@ func (a *Agent) place(ctx context.Context, r *restore, req client.CreateRequest,
 	r.filling[req.Name] = filling
 	return client.CreateResponse{
 		Restore: true, ImagesPath: images, WorkPath: work, ConfigPath: config, Lazy: true, Generation: r.opened.generation().Number,
+		IPC: a.imagedIPC(images, req.Container),
 	}, nil
 }
 

@@ -45,6 +45,9 @@ type Registration struct {
 	// Restored is whether the container came out of a checkpoint: it runs since
 	// it was created, and its start is nothing but an answer.
 	Restored bool `json:"restored,omitempty"`
+	// IPC are the System V objects that its restore has made. They go with the
+	// container where it is killed because that restore was not complete.
+	IPC []IPCObject `json:"ipc,omitempty"`
 }
 
 // Container names one container of one pod.
@@ -92,6 +95,9 @@ type CreateResponse struct {
 	Lazy bool `json:"lazy,omitempty"`
 	// Generation is what is being restored.
 	Generation int64 `json:"generation,omitempty"`
+	// IPC are the System V objects that the restore makes in the pod's IPC namespace.
+	// Those that it has made are removed where it fails.
+	IPC []IPCObject `json:"ipc,omitempty"`
 	// OrNothing is whether a container whose restore fails is not created at all, instead of
 	// anew.
 	OrNothing bool `json:"orNothing,omitempty"`

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lifeboat-dev/lifeboat/checkpointer/criu/nodetest"
 )
 
 // workloads are the programs in the containers of these tests. Each writes
@@ -26,6 +28,7 @@ var workloads = map[string]func(args []string){
 	"memory":   fill,
 	"ipc":      ipc,
 	"buffers":  buffers,
+	"systemv":  nodetest.SystemV,
 	"changes":  changes,
 	"iouring":  ioUring,
 	"sleep":    func([]string) { time.Sleep(time.Hour) },
