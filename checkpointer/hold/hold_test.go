@@ -145,7 +145,13 @@ func TestHold(t *testing.T) {
 			t.Errorf("answer %q", answer)
 		}
 	}
+	for len(h.slots) > 0 { // until the others are gone
+		time.Sleep(time.Millisecond)
+	}
 	later := connect(t, h, 8080)
+	for len(h.slots) == 0 { // until it is let in
+		time.Sleep(time.Millisecond)
+	}
 	h.Stop() // lets in nobody else
 	if answer, err := ask(later, "late"); err != nil || answer != "web late at "+podIP+":8080" {
 		t.Errorf("answer %q: %v", answer, err)
