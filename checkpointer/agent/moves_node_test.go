@@ -394,6 +394,7 @@ func TestStopGoesOnAfterARestart(t *testing.T) {
 		f := newFleet(t, movingPod(source, "here", nil))
 		old := source.NewContainer(t, "c-"+name, "main", nodetest.Spec{Args: []string{"counter"}})
 		old.Start(t)
+		old.Output.WaitFor(t, "count ")
 		f.runs(old)
 		registration, err := json.Marshal(client.Registration{Container: client.Container{ID: old.ID, Name: "main", PodUID: source.UID}, CgroupsPath: old.CgroupsPath()})
 		f.check(err)
