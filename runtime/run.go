@@ -9,15 +9,12 @@
 package runtime
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/lifeboat-dev/lifeboat/checkpointer/client"
@@ -118,7 +115,7 @@ func (r *Runtime) start(a arguments, log logger) bool {
 	if err != nil || !registration.Restored {
 		return false
 	}
-	if err := running(a.root, a.id); err != nil {
+	if _, err := client.FirstProcess(a.root, "/proc", a.id); err != nil {
 		log.warn("start of restored container %s: %v", a.id, err)
 		return false
 	}
@@ -148,36 +145,4 @@ func (r *Runtime) delete(a arguments, log logger) (bool, int) {
 		log.warn("forget container %s: %v", a.id, err)
 	}
 	return true, 0
-}
-
-// running returns an error unless the container's first process, as runc's
-// state tells it, is alive.
-func running(root, id string) error {
-	raw, err := os.ReadFile(filepath.Join(root, id, "state.json"))
-	if err != nil {
-		return err
-	}
-	var state struct {
-		Pid     int    `json:"init_process_pid"`
-		Started uint64 `json:"init_process_start"`
-	}
-	if err := json.Unmarshal(raw, &state); err != nil {
-		return err
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", state.Pid))
-	if err != nil {
-		return fmt.Errorf("it has ended: %w", err)
-	}
-	// The name of the program stands in parentheses and may hold anything.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 {
-		return fmt.Errorf("/proc/%d/stat has %d fields", state.Pid, len(fields))
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return errors.New("it has ended")
-	}
-	if started, _ := strconv.ParseUint(fields[19], 10, 64); started != state.Started {
-		return errors.New("it has ended, and another process has its number")
-	}
-	return nil
 }

@@ -269,7 +269,10 @@ func TestCreateRestores(t *testing.T) {
 	if err := c.Runtime(program, "kill", "r1", "KILL"); err != nil {
 		t.Fatal(err)
 	}
-	nodetest.Eventually(t, 10*time.Second, "the container is stopped", func() bool { return running(nodetest.RuncRoot, "r1") != nil })
+	nodetest.Eventually(t, 10*time.Second, "the container is stopped", func() bool {
+		_, err := client.FirstProcess(nodetest.RuncRoot, "/proc", "r1")
+		return err != nil
+	})
 	if err := c.Runtime(program, "start", "r1"); err == nil {
 		t.Error("start of a restored container that has died succeeded")
 	}

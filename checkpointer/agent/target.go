@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -106,20 +104,11 @@ func emptyDirs(pod *corev1.Pod) map[string]string {
 	return dirs
 }
 
-// initPid reads, from runc's state, the process ID of a container's first process.
+// initPid is the process ID of a container's first process.
 func initPid(host criu.Host, containerID string) (int, error) {
-	raw, err := os.ReadFile(filepath.Join(host.Root, runcStates, containerID, "state.json"))
+	pid, err := client.FirstProcess(filepath.Join(host.Root, runcStates), host.ProcRoot, containerID)
 	if err != nil {
-		return 0, fmt.Errorf("read runc's state of container %s: %w", containerID, err)
+		return 0, fmt.Errorf("look for the first process of container %s: %w", containerID, err)
 	}
-	var state struct {
-		Pid int `json:"init_process_pid"`
-	}
-	if err := json.Unmarshal(raw, &state); err != nil {
-		return 0, fmt.Errorf("read runc's state of container %s: %w", containerID, err)
-	}
-	if state.Pid <= 0 {
-		return 0, fmt.Errorf("runc's state of container %s names no process", containerID)
-	}
-	return state.Pid, nil
+	return pid, nil
 }
