@@ -16,6 +16,7 @@ import (
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
 	"github.com/lifeboat-dev/lifeboat/e2e/controlplane"
+	"github.com/lifeboat-dev/lifeboat/watcher/move"
 )
 
 // mostWrites bounds the writes of one recovery, for a test that would go on forever.
@@ -76,7 +77,7 @@ func (c *cluster) takeOver(t *testing.T, name, node string, after int) (died boo
 		if err := c.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return err
 		}
-		if told() == 0 || len(m.Annotations) > 0 {
+		if told() == 0 || m.Annotations[move.AnnotationManifest] != "" {
 			return errNotYet
 		}
 		return nil
