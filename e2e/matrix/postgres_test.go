@@ -45,7 +45,13 @@ func (p *postgres) setup() setup {
 func (p *postgres) numbers() []number { return []number{{"rows", 0}} }
 
 func (p *postgres) fill(ctx context.Context, s *subject) error {
-	db, err := p.connect(ctx, s)
+	var db *postgresSession
+	// Its port is open before it has started.
+	err := observe.Until(ctx, "PostgreSQL lets a client in", func(ctx context.Context) (bool, string, error) {
+		var err error
+		db, err = p.connect(ctx, s)
+		return err == nil, "a connection", err
+	})
 	if err != nil {
 		return err
 	}
