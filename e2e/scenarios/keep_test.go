@@ -125,6 +125,14 @@ func startClients(t *testing.T, pod *corev1.Pod, service string) []*corev1.Pod {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A connection that is begun before a node knows the Service is led nowhere for minutes.
+	err = observe.Until(deadline(t), "the Service answers on every node", func(ctx context.Context) (bool, string, error) {
+		said, err := onEveryNode(ctx, fmt.Sprintf("timeout 1 bash -c 'exec 3<>/dev/tcp/%s/6379'", service))
+		return err == nil, fmt.Sprint(said), err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var pods []*corev1.Pod
 	for _, node := range nodes {
 		c := &corev1.Pod{
