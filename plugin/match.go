@@ -36,7 +36,7 @@ func claimable(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 func takesBack(pod *corev1.Pod, m *v1alpha1.Migration) bool {
 	return m.Open() && m.DeletionTimestamp == nil && m.Status.Claim != nil && !m.ClaimedBy(pod.UID) && !m.RestoreCommitted() &&
 		m.Spec.Pod.OwnerUID != "" && m.SucceededBy(pod) &&
-		(!m.Planned() || m.Reached(v1alpha1.PhaseStopping) && m.Spec.Strategy != v1alpha1.StrategyReplace && m.Spec.Strategy != v1alpha1.StrategyApplication)
+		(!m.Planned() || m.Reached(v1alpha1.PhaseStopping) && m.Spec.Strategy != v1alpha1.StrategyReplace && (m.Spec.Strategy != v1alpha1.StrategyApplication || m.Staged()))
 }
 
 // awaitsSuccessor says whether there can be a pod that takes the moved one's place. While

@@ -61,6 +61,8 @@ func TestClaimPlanned(t *testing.T) {
 		"stopped and deleted":          {changes{by(live, accepted, stopping, stopped, deleted), sourceStopped}, true, true},
 		"released, stopped":            {changes{by(live, accepted, stopping, stopped), released, sourceStopped}, true, true},
 		"its state is to be imported":  {changes{by(v1alpha1.StrategyApplication, accepted), released}, true, true},
+		"its state is staged":          {changes{by(v1alpha1.StrategyApplication, accepted, stopping, stopped, deleted), sourceStopped}, true, true},
+		"its state is exported":        {changes{by(v1alpha1.StrategyApplication, accepted, stopping)}, false, false},
 		"it is replaced":               {changes{by(v1alpha1.StrategyReplace, accepted), released}, false, false},
 		"it is replaced, and gone":     {changes{by(v1alpha1.StrategyReplace, accepted, stopping, deleted)}, false, false},
 		"cold, stopped and deleted":    {changes{by(v1alpha1.StrategyCold, accepted, stopping, stopped, deleted), sourceStopped}, true, true},

@@ -319,7 +319,8 @@ func (m *Migration) ClaimedBy(pod types.UID) bool {
 }
 
 // RestoreCommitted says whether the claim's pod has, or may have, processes that were
-// restored, or started in place of that. Until then nothing of the state runs anywhere.
+// restored, or started in place of that; or whether its application has, or never will
+// have, the state that was staged. Until then nothing of the state runs anywhere.
 func (m *Migration) RestoreCommitted() bool {
 	claim, restore := m.Status.Claim, m.Status.Restore
 	return claim != nil && restore != nil && restore.PodUID == claim.PodUID && (restore.CommittedAt != nil || len(restore.Containers) > 0)
@@ -374,6 +375,8 @@ type RestoreStatus struct {
 	// CommittedAt is when the restore became the pod's for good: written before the first
 	// of its processes is brought to life, and only while the claim is the pod's. Until
 	// then the claim can be taken from a pod that is deleted, and given to the next one.
+	// Of a state that is staged it is written once the application has it, and the pod's first
+	// generation too, or never will.
 	// +optional
 	CommittedAt *metav1.MicroTime `json:"committedAt,omitempty"`
 	// Generation is the generation that was used; 0 means none.
@@ -383,7 +386,8 @@ type RestoreStatus struct {
 	// +optional
 	TakenAt *metav1.MicroTime `json:"takenAt,omitempty"`
 	// Attempts is how often the pod's containers were restored: more than once
-	// where a generation turned out to be damaged after they ran already. 0 is 1.
+	// where a generation turned out to be damaged after they ran already. 0 is 1. Of a
+	// state that is staged it is how often the import has failed.
 	// +optional
 	Attempts int32 `json:"attempts,omitempty"`
 	// Skipped are newer generations that were passed over, each with the reason.
@@ -405,8 +409,8 @@ type SkippedGeneration struct {
 // ContainerRestore is the outcome of one container's restore.
 type ContainerRestore struct {
 	Name string `json:"name"`
-	// Result is ColdStarted when the container was started anew, and Failed when it was not
-	// started at all: a clone's.
+	// Result is ColdStarted when the container was started anew, or did not take over the
+	// state that was staged, and Failed when it was not started at all: a clone's.
 	// +kubebuilder:validation:Enum=Restored;ColdStarted;Failed
 	Result Result `json:"result"`
 	// Reason says in one word why the container was not restored.

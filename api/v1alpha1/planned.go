@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // A planned move has these steps. The watcher writes each; who does it is in brackets.
@@ -26,7 +27,9 @@ import (
 // Replace and Application have Accepted, Created, Scheduled, Ready of the successor
 // while the old pod still runs, then Stopping, when the old pod is asked to end with its
 // grace period, and Deleted. Where the new pod cannot exist beside the old one, Replace
-// has Accepted, Stopping, Deleted, and then the successor's.
+// has Accepted, Stopping, Deleted, and then the successor's. Application has Accepted,
+// Stopping, Stopped, Deleted, Created, Scheduled there, and Ready when the successor has
+// taken over the state: see Migration.Staged.
 //
 // A Migration that is being withdrawn has a Reason, and no Result yet: it comes when the
 // pod has its labels back and the successor that waited is deleted.
@@ -90,12 +93,14 @@ type SourceStatus struct {
 	// PausedAt is when the pod's processes were frozen for the last time.
 	// +optional
 	PausedAt *metav1.MicroTime `json:"pausedAt,omitempty"`
-	// StoppedAt is when its last generation was durable on the source, and the last of
-	// its processes had ended. It is never written while one of them may run again.
+	// StoppedAt is when its last generation, or its application's state, was durable on the
+	// source, and the last of its processes had ended. It is never written while one of
+	// them may run again.
 	// +optional
 	StoppedAt *metav1.MicroTime `json:"stoppedAt,omitempty"`
 	// Checkpoint is the last generation. Its holders are the source, and who else
-	// took a copy before StoppedAt.
+	// took a copy before StoppedAt. Of a state that is staged it tells the same: that is kept
+	// as a generation of its own, see Migration.StateUID.
 	// +optional
 	Checkpoint *HeldCheckpoint `json:"checkpoint,omitempty"`
 	// BytesSent is what was copied to other nodes for the move.
@@ -197,6 +202,30 @@ func (m *Migration) Released() bool { return m.Annotations[AnnotationPodLabels] 
 
 // Withdrawing says whether a planned move is being given up.
 func (m *Migration) Withdrawing() bool { return m.Planned() && m.Open() && m.Status.Reason != "" }
+
+// Staged says whether the state that an application moves by its own endpoints is kept
+// between its export and its import: the new pod cannot be beside the old one, which is
+// stopped first. It is known from Stopping on.
+func (m *Migration) Staged() bool {
+	return m.Spec.Strategy == StrategyApplication && m.Reached(PhaseStopping) && !m.Released()
+}
+
+// StateUID stands for the moved pod's UID where the nodes keep a state that is staged: it
+// is none of the pod's generations, and must never be restored as one.
+func (m *Migration) StateUID() types.UID { return m.Spec.Pod.UID + "-state" }
+
+// AwaitsImport says whether a pod is to take over an application's state, and has not yet:
+// what it has in memory is worth nothing.
+func (m *Migration) AwaitsImport(pod types.UID) bool {
+	if m.Spec.Strategy != StrategyApplication || !m.Open() || !m.ClaimedBy(pod) {
+		return false
+	}
+	if m.Staged() {
+		return !m.RestoreCommitted()
+	}
+	restore := m.Status.Restore
+	return restore == nil || restore.PodUID != pod || len(restore.Hooks) == 0
+}
 
 // SourceStopped says whether the old copy runs no more, and never will again: its
 // node is fenced or, of a planned move, its source has said so itself.

@@ -50,7 +50,7 @@ func (a *Agent) claimed(ctx context.Context, c client.Container, pod *corev1.Pod
 			return nil, fmt.Sprintf("migration %s, by which its pod was to start, is given up: %s", m.Name, m.Status.Message)
 		}
 		return m, "" // no other copy has to be gone
-	case m.Spec.Strategy == v1alpha1.StrategyApplication || m.Spec.Strategy == v1alpha1.StrategyReplace:
+	case m.Spec.Strategy == v1alpha1.StrategyApplication && !m.Staged() || m.Spec.Strategy == v1alpha1.StrategyReplace:
 		return nil, "" // the pod starts as any other
 	case parks(m):
 		return m, ""
@@ -62,6 +62,9 @@ func (a *Agent) claimed(ctx context.Context, c client.Container, pod *corev1.Pod
 	}
 	if why := mayNotRestore(m, list.Items, source); why != "" {
 		return nil, why
+	}
+	if m.Staged() {
+		return nil, "" // it starts as any other, and has the state imported then
 	}
 	return m, ""
 }

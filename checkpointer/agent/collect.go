@@ -102,6 +102,12 @@ func (a *Agent) retainAll(ctx context.Context) error {
 		return err
 	}
 	for _, key := range keys {
+		if isState(key) {
+			if err := a.dropState(ctx, key); err != nil {
+				return fmt.Errorf("state %s in namespace %s: %w", key.PodUID, key.Namespace, err)
+			}
+			continue
+		}
 		if a.restoring(key.PodUID) {
 			continue
 		}
@@ -195,6 +201,7 @@ func (a *Agent) wantedPods(ctx context.Context, namespace string, early bool) (m
 		failed := m.Status.Result == v1alpha1.ResultFailed || m.Status.Result == v1alpha1.ResultColdStarted
 		if m.Open() || early && failed {
 			wanted[string(m.Memory())] = true
+			wanted[string(m.StateUID())] = m.Open()
 		}
 	}
 	return wanted, nil

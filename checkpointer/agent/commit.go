@@ -57,13 +57,16 @@ func (a *Agent) commitRestore(ctx context.Context, m *v1alpha1.Migration, status
 	return &now, refused
 }
 
-// patchCommitted fails with a conflict when the Migration is not the one that was seen.
+// patchCommitted writes the moment at which a restore is committed, where it is, and of a
+// state that is staged all else. It fails with a conflict when the Migration is not the one that was seen.
 func (a *Agent) patchCommitted(ctx context.Context, seen *v1alpha1.Migration, status v1alpha1.RestoreStatus) error {
+	restore := map[string]any{"podUID": status.PodUID, "startedAt": status.StartedAt, "committedAt": status.CommittedAt}
+	if seen.Staged() { // all that there is to tell
+		restore["hooks"], restore["containers"], restore["attempts"] = status.Hooks, status.Containers, status.Attempts
+	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": seen.UID, "resourceVersion": seen.ResourceVersion},
-		"status": map[string]any{"restore": map[string]any{
-			"podUID": status.PodUID, "startedAt": status.StartedAt, "committedAt": status.CommittedAt,
-		}},
+		"status":   map[string]any{"restore": restore},
 	})
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func (a *Agent) export(ctx context.Context, key store.Key, migration, asker stri
 
 // mayExport says whether an application's state is to be handed over now.
 func mayExport(m *v1alpha1.Migration, node, podUID, asker string) bool {
-	return partOf(m, asker, nil) == partImport && m.Spec.SourceNode == node && m.Spec.Pod.UID == types.UID(podUID)
+	return !m.Staged() && partOf(m, asker, nil) == partImport && m.Spec.SourceNode == node && m.Spec.Pod.UID == types.UID(podUID)
 }
 
 // hookTime is the time that a hook has.
@@ -110,6 +110,9 @@ func (a *Agent) importState(ctx context.Context, seen *v1alpha1.Migration) (told
 	pod := a.podHere(ctx, m.Namespace, m.Status.Claim.PodName, m.Status.Claim.PodUID)
 	if pod == nil {
 		return false
+	}
+	if m.Staged() {
+		return a.importStaged(ctx, m, pod)
 	}
 	status := v1alpha1.RestoreStatus{PodUID: pod.UID, StartedAt: metav1.NewMicroTime(time.Now())}
 	calls := &hookCalls{}

@@ -19,9 +19,27 @@ const lookAtMovesEvery = time.Second
 type move struct {
 	// busy is whether one of its steps is under way.
 	busy bool
-	// told is set once the node's part is over and has been told: what the cache says of
-	// the Migration may be older.
-	told bool
+	// told and imported are set once the node's part, as the source and as the target, is
+	// over and has been told: what the cache says of the Migration may be older.
+	told, imported bool
+}
+
+// over says whether a part was told already.
+func (mv *move) over(next part) bool {
+	if next == partImport {
+		return mv.imported
+	}
+	return mv.told
+}
+
+// end notes that a step has ended, and whether the part is over and told.
+func (mv *move) end(next part, told bool) {
+	mv.busy = false
+	if next == partImport {
+		mv.imported = mv.imported || told
+	} else {
+		mv.told = mv.told || told
+	}
 }
 
 // part is what a node has to do next for a planned move.
@@ -48,7 +66,12 @@ func partOf(m *v1alpha1.Migration, node string, note *stopNote) part {
 		return partResume
 	case !m.Planned() || !m.Open() || m.Clones():
 		return partNone
-	case m.Spec.Strategy == v1alpha1.StrategyApplication:
+	case m.Staged() && source != nil && source.StoppedAt != nil:
+		if m.Reached(v1alpha1.PhaseDeleted) && claim != nil && claim.NodeName == node && m.AwaitsImport(claim.PodUID) && m.Status.Reason == "" {
+			return partImport
+		}
+		return partNone
+	case m.Spec.Strategy == v1alpha1.StrategyApplication && !m.Staged():
 		imported := m.Status.Restore != nil && len(m.Status.Restore.Hooks) > 0
 		if m.Reached(v1alpha1.PhaseReady) && claim != nil && claim.NodeName == node && !imported &&
 			!m.Reached(v1alpha1.PhaseStopping) && !m.Reached(v1alpha1.PhaseDeleted) && m.Status.Reason == "" {
@@ -105,7 +128,7 @@ func (a *Agent) lookAtMoves(ctx context.Context, running *sync.WaitGroup) {
 		next := partOf(m, a.cfg.NodeName, a.noteOf(m))
 		a.mu.Lock()
 		known := a.moves[m.UID]
-		if next == partNone || known != nil && (known.busy || known.told) {
+		if next == partNone || known != nil && (known.busy || known.over(next)) {
 			a.mu.Unlock()
 			continue
 		}
@@ -118,7 +141,7 @@ func (a *Agent) lookAtMoves(ctx context.Context, running *sync.WaitGroup) {
 		running.Go(func() {
 			told := a.takePart(ctx, m, next)
 			a.mu.Lock()
-			known.busy, known.told = false, known.told || told
+			known.end(next, told)
 			a.mu.Unlock()
 			if next == partPrepare {
 				a.changes.tell() // what ended it was not looked at meanwhile

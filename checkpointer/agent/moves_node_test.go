@@ -75,8 +75,14 @@ func shop(args []string) {
 		state = string(raw)
 		fmt.Fprintf(w, "%d taken", len(raw))
 	})
-	fmt.Println("ready")
-	fmt.Println("error", http.ListenAndServe("127.0.0.1:8080", nil))
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // as the runtime does
+	listener, err := config.Listen(context.Background(), "tcp", "127.0.0.1:8080")
+	if err == nil {
+		fmt.Println("ready")
+		err = http.Serve(listener, nil)
+	}
+	fmt.Println("error", err)
 }
 
 // fleet is two agents, "here" and "there", with stores of their own, on one machine
@@ -403,6 +409,8 @@ func TestStopGoesOnAfterARestart(t *testing.T) {
 		f.check(err)
 		f.check(group.Freeze(t.Context()))
 		paused := metav1.NewMicroTime(time.Now().Truncate(time.Microsecond))
+		// The agent does not look for moves until there is one: it would forget the note.
+		f.here.mu.Lock()
 		f.check(f.here.stops.write(stopNote{
 			Migration: ctrlclient.ObjectKeyFromObject(m), PodUID: source.UID, Committed: committed, Cgroups: []string{group.Path()},
 			Source: v1alpha1.SourceStatus{PausedAt: &paused, Checkpoint: &v1alpha1.HeldCheckpoint{Generation: 5}},
@@ -412,6 +420,7 @@ func TestStopGoesOnAfterARestart(t *testing.T) {
 			t.Errorf("%s the commitment, frozen is %t after the start: %v", name, frozen, err)
 		}
 		f.check(f.api.Create(t.Context(), m))
+		f.here.mu.Unlock()
 		f.until(m, "it is told how it ended", func(m *v1alpha1.Migration) bool {
 			return m.Status.Source != nil && (m.Status.Source.StoppedAt != nil || m.Status.Source.Error != "")
 		})

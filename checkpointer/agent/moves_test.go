@@ -90,7 +90,24 @@ func TestPartOf(t *testing.T) {
 		"fenced meanwhile":                   {m: planned(live, accepted, stopping, fenced), want: partNone},
 		"closed meanwhile":                   {m: with(planned(live, accepted, stopping), withdrew), note: begun, want: partNone},
 		"the source does nothing to replace": {m: planned(replace, accepted, stopping), want: partNone},
-		"nor for an application":             {m: planned(application, accepted, ready, stopping), want: partNone},
+		"nor for an application beside it":   {m: with(planned(application, accepted, ready, stopping), released), want: partNone},
+		"an application is to be stopped":    {m: planned(application, accepted, stopping), want: partStop},
+		"restarted before its kill":          {m: planned(application, accepted, stopping), note: begun, want: partGiveUp},
+		"restarted in its kill":              {m: planned(application, accepted, stopping), note: committed, want: partKill},
+		"its kill, and then fenced":          {m: planned(application, accepted, stopping, fenced), note: committed, want: partKill},
+		"it was stopped":                     {m: with(planned(application, accepted, stopping), stopped), note: committed, want: partNone},
+		"its state waits for the old pod":    {m: with(planned(application, accepted, stopping), stopped), node: "there", want: partNone},
+		"its state is to be imported":        {m: with(planned(application, accepted, stopping, deleted), stopped), node: "there", want: partImport},
+		"it goes back to its own node": {m: with(with(planned(application, accepted, stopping, deleted), stopped), func(m *v1alpha1.Migration) {
+			m.Status.Claim.NodeName = "here"
+		}), want: partImport},
+		"its state is elsewhere": {m: with(planned(application, accepted, stopping, deleted), stopped), want: partNone},
+		"an import has failed": {m: with(with(planned(application, accepted, stopping, deleted), stopped), func(m *v1alpha1.Migration) {
+			m.Status.Restore = &v1alpha1.RestoreStatus{PodUID: "successor", Attempts: 2, Hooks: []v1alpha1.HookResult{{}}}
+		}), node: "there", want: partImport},
+		"its state is imported": {m: with(with(planned(application, accepted, stopping, deleted), stopped), func(m *v1alpha1.Migration) {
+			m.Status.Restore = &v1alpha1.RestoreStatus{PodUID: "successor", CommittedAt: &metav1.MicroTime{}}
+		}), node: "there", want: partNone},
 		"the application's new pod starts":   {m: planned(application, accepted), node: "there", want: partNone},
 		"it is ready":                        {m: planned(application, accepted, ready), node: "there", want: partImport},
 		"it is ready, and the move given up": {m: with(planned(application, accepted, ready), givenUp), node: "there", want: partNone},
@@ -161,6 +178,8 @@ func TestOfAPodThatMoves(t *testing.T) {
 		"stopped, and its node was lost":      {m: with(planned(cold, accepted, stopping, fenced, deleted), stopped), moving: true},
 		"moved":                               {m: with(with(planned(cold, accepted, stopping, deleted), stopped), func(m *v1alpha1.Migration) { m.Status.Result = v1alpha1.ResultRestored }), moved: true},
 		"its node was lost before it stopped": {m: with(planned(cold, accepted, stopping, fenced), func(m *v1alpha1.Migration) { m.Status.Result = v1alpha1.ResultFailed }), mayNot: true, withdrawn: true},
+		"an application's state is staged":    {m: with(planned(v1alpha1.StrategyApplication, accepted, stopping, deleted), stopped), moving: true},
+		"and its old pod is not gone":         {m: with(planned(v1alpha1.StrategyApplication, accepted, stopping), stopped), moving: true, mayNot: true},
 		"replaced":                            {m: planned(v1alpha1.StrategyReplace, accepted, stopping, deleted), moving: true, moved: true, mayNot: true},
 	} {
 		t.Run(name, func(t *testing.T) {

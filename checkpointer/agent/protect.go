@@ -161,7 +161,7 @@ func (a *Agent) turn(ctx context.Context, state podState, started time.Time) {
 		a.unprotected(ctx, state, refusal)
 		return
 	}
-	if a.draining(string(pod.UID)) {
+	if a.draining(string(pod.UID)) || a.awaitsImport(ctx, pod) {
 		outcome = tooEarly
 		return
 	}

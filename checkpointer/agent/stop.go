@@ -42,6 +42,7 @@ func (a *Agent) stopForMove(ctx context.Context, seen *v1alpha1.Migration) (told
 	case partKill:
 		status, err = a.finishKill(ctx, note)
 	case partGiveUp:
+		status.Hooks = a.freeHook(ctx, m)
 		err = errors.New("the checkpointer was restarted while it stopped the pod, and has let it go on")
 	default:
 		return false
@@ -71,7 +72,9 @@ func (a *Agent) stopForMove(ctx context.Context, seen *v1alpha1.Migration) (told
 		return true
 	}
 	a.engine.Forget(string(m.Spec.Pod.UID))
-	go a.copyLastLater(ctx, m, status.Checkpoint.Generation)
+	if !m.Staged() {
+		go a.copyLastLater(ctx, m, status.Checkpoint.Generation)
+	}
 	return true
 }
 
@@ -198,9 +201,16 @@ func (a *Agent) stop(ctx context.Context, m *v1alpha1.Migration) (v1alpha1.Sourc
 			}
 		},
 	}
+	key := keyOf(state.pod)
+	if m.Staged() {
+		key = stateKey(m)
+		s.take = func(ctx context.Context) (v1alpha1.HeldCheckpoint, held, error) {
+			return a.takeState(ctx, m, state, calls)
+		}
+	}
 	if m.Spec.Strategy != v1alpha1.StrategyLive {
 		s.copyAway = func(ctx context.Context, generation int64) ([]string, int64, error) {
-			return a.replicate(ctx, keyOf(state.pod), generation, state.protection.Replicas, a.preferred(m, state))
+			return a.replicate(ctx, key, generation, state.protection.Replicas, a.preferred(m, state))
 		}
 	}
 	status, err := s.stop(ctx)

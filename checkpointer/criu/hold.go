@@ -43,7 +43,40 @@ func (e *Engine) CheckpointAndHold(ctx context.Context, pod PodTarget, dir strin
 	return e.take(ctx, pod, dir, whole, true)
 }
 
-// takeOthers stops the containers that are no part of the checkpoint, before it is taken:
+// Hold stops a pod without a checkpoint. After an error it runs. The caller ends the Hold.
+func (e *Engine) Hold(ctx context.Context, pod PodTarget) (*Hold, error) {
+	if len(pod.Containers) == 0 {
+		return nil, fmt.Errorf("stop pod %s/%s: it has no running container", pod.Namespace, pod.Name)
+	}
+	var folders []string
+	for _, c := range pod.Containers {
+		folders = append(folders, c.RuncStateDir)
+	}
+	hold := &Hold{host: e.host}
+	err := e.host.Run(func() error {
+		err := hold.takeOthers(ctx, pod.Others)
+		others := len(hold.groups)
+		if err == nil {
+			err = hold.takeOthers(ctx, folders)
+		}
+		if err == nil && len(hold.groups) != others+len(folders) {
+			err = errors.New("one of its containers has just ended")
+		}
+		if err == nil {
+			err = hold.settle(ctx)
+		}
+		if err != nil {
+			err = errors.Join(err, hold.thawAll(ctx))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stop pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return hold, nil
+}
+
+// takeOthers stops containers that CRIU does not, as those that are no part of a checkpoint:
 // they may write to the pod's volumes, too. One that has ended meanwhile needs no stop. It
 // must run within Host.Run, and be followed by thawAll after an error.
 func (h *Hold) takeOthers(ctx context.Context, runcStates []string) error {
@@ -54,7 +87,7 @@ func (h *Hold) takeOthers(ctx context.Context, runcStates []string) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read runc's state of an ephemeral container: %w", err)
+			return fmt.Errorf("read runc's state of a container: %w", err)
 		}
 		group, err := state.group()
 		if err != nil {
@@ -65,7 +98,7 @@ func (h *Hold) takeOthers(ctx context.Context, runcStates []string) error {
 		}
 		h.groups = append(h.groups, group)
 		if err := group.Freeze(ctx); err != nil {
-			return fmt.Errorf("stop an ephemeral container: %w", err)
+			return fmt.Errorf("stop a container: %w", err)
 		}
 	}
 	return nil
@@ -92,6 +125,12 @@ func (h *Hold) take(ctx context.Context, dumpers []*dumper) error {
 			return err
 		}
 	}
+	return h.settle(ctx)
+}
+
+// settle waits until the threads of all groups, which are frozen, are at rest, and notes
+// how long each has run.
+func (h *Hold) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {

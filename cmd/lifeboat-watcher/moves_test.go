@@ -29,6 +29,7 @@ func TestMoves(t *testing.T) {
 	t.Run("replaced, of a Deployment", func(t *testing.T) { replaceOfDeployment(t, c) })
 	t.Run("replaced, a bare pod", func(t *testing.T) { replaceBarePod(t, c) })
 	t.Run("its state is imported", func(t *testing.T) { application(t, c) })
+	t.Run("its state is staged", func(t *testing.T) { stagedState(t, c) })
 	t.Run("somebody deletes the pod", func(t *testing.T) { deletedMeanwhile(t, c) })
 	t.Run("given up in each step", func(t *testing.T) { givenUp(t, c) })
 	t.Run("held", func(t *testing.T) { heldMoves(t, c) })

@@ -60,6 +60,9 @@ type Store struct {
 	mu    sync.Mutex
 	ticks int64
 	carts map[string]map[string]int
+	// imported are those lines that another service has handed over, and held refuses more.
+	imported map[string][]Item
+	held     bool
 }
 
 // New returns an empty store with a fresh birth. Its ticks stand still until
@@ -89,6 +92,9 @@ func (s *Store) Add(cart string, item Item) (Item, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.held {
+		return Item{}, ErrHeld
+	}
 	if s.carts[cart] == nil {
 		s.carts[cart] = map[string]int{}
 	}

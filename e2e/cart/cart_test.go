@@ -2,8 +2,10 @@ package cart
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -140,5 +142,34 @@ func TestShopperSendsEachItemOnce(t *testing.T) {
 		if item.Quantity != 1 {
 			t.Errorf("%s was sent %d times", item.SKU, item.Quantity)
 		}
+	}
+}
+
+// TestHandOver: an import adds to what was put in here, replaces what an earlier one
+// brought, and a cart that is held takes nothing.
+func TestHandOver(t *testing.T) {
+	from, to := New(), New()
+	put := func(s *Store, sku string) error {
+		_, err := s.Add("alice", Item{SKU: sku, Quantity: 1})
+		return err
+	}
+	for _, err := range []error{put(from, "apple"), put(from, "pear"), put(to, "pear")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	from.Hold()
+	if err := put(from, "plum"); !errors.Is(err, ErrHeld) {
+		t.Errorf("a cart that is held says %v", err)
+	}
+	to.Import(map[string][]Item{"alice": {{SKU: "nut", Quantity: 7}}})
+	to.Import(from.Snapshot().Carts)
+	to.Import(from.Snapshot().Carts)
+	if got, want := to.Cart("alice"), []Item{{SKU: "apple", Quantity: 1}, {SKU: "pear", Quantity: 2}}; !slices.Equal(got, want) {
+		t.Errorf("the cart has %v, want %v", got, want)
+	}
+	from.GoOn()
+	if err := put(from, "plum"); err != nil {
+		t.Error(err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,6 +24,8 @@ type Added struct {
 //	GET  /carts/{id}        one cart
 //	GET  /carts             every cart, with the number of items and a checksum
 //	GET  /healthz           its birth and ticks
+//
+// and the endpoints by which it hands its state over.
 func (s *Store) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /carts/{id}/items", func(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +35,11 @@ func (s *Store) Handler() http.Handler {
 			return
 		}
 		line, err := s.Add(r.PathValue("id"), item)
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrHeld):
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		case err != nil:
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
@@ -43,6 +50,7 @@ func (s *Store) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /carts", func(w http.ResponseWriter, r *http.Request) { answer(w, s.Snapshot()) })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { answer(w, s.Life()) })
+	s.handOver(mux)
 	return mux
 }
 

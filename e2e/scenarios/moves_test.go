@@ -12,13 +12,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/lifeboat-dev/lifeboat/api/v1alpha1"
+	"github.com/lifeboat-dev/lifeboat/e2e/cart"
 	"github.com/lifeboat-dev/lifeboat/e2e/cart/workload"
 	"github.com/lifeboat-dev/lifeboat/e2e/loss"
 	"github.com/lifeboat-dev/lifeboat/e2e/observe"
 )
 
 // TestCartMovesOnPurpose: a cart in use is moved, each owner's in another way. The same
-// process goes on elsewhere, and nothing that it has acknowledged is lost.
+// process goes on elsewhere, or another one that has taken over its state, and nothing that
+// it has acknowledged is lost.
 func TestCartMovesOnPurpose(t *testing.T) {
 	for _, test := range []struct {
 		owner    string
@@ -31,9 +33,24 @@ func TestCartMovesOnPurpose(t *testing.T) {
 		{"StatefulSet", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.StatefulSet(ns) }},
 		{"StatefulSet", v1alpha1.StrategyWarm, func(ns string) client.Object { return workload.StatefulSet(ns) }},
 		{"StatefulSet", v1alpha1.StrategyCold, func(ns string) client.Object { return workload.StatefulSet(ns) }},
-		{"Job", v1alpha1.StrategyLive, jobOf},
+		{"Job", v1alpha1.StrategyLive, func(ns string) client.Object { return jobOf(ns) }},
 		{"none", v1alpha1.StrategyLive, func(ns string) client.Object { return workload.Pod(ns) }},
 		{"none", v1alpha1.StrategyCold, func(ns string) client.Object { return workload.Pod(ns) }},
+		{"StatefulSet", v1alpha1.StrategyApplication, func(ns string) client.Object {
+			set := workload.StatefulSet(ns)
+			handsOver(&set.Spec.Template.ObjectMeta)
+			return set
+		}},
+		{"Job", v1alpha1.StrategyApplication, func(ns string) client.Object {
+			job := jobOf(ns)
+			handsOver(&job.Spec.Template.ObjectMeta)
+			return job
+		}},
+		{"none", v1alpha1.StrategyApplication, func(ns string) client.Object {
+			pod := workload.Pod(ns)
+			handsOver(&pod.ObjectMeta)
+			return pod
+		}},
 	} {
 		t.Run(test.owner+" "+string(test.strategy), func(t *testing.T) {
 			namespace := scene(t, "move")
@@ -49,7 +66,11 @@ func TestCartMovesOnPurpose(t *testing.T) {
 			m := move(t, pod, test.strategy)
 			status := m.Status
 			t.Logf("%s to %s: downtime %s, %s in all, pause to stop %s", m.Spec.SourceNode, status.Claim.NodeName, status.Downtime, status.RTO, stopTime(m))
-			if status.Result != v1alpha1.ResultRestored || status.RPOSeconds != 0 {
+			want := v1alpha1.ResultRestored
+			if test.strategy == v1alpha1.StrategyApplication {
+				want, before.Birth = v1alpha1.ResultImported, "" // another process has its state
+			}
+			if status.Result != want || status.RPOSeconds != 0 {
 				t.Errorf("the move ended as %q, RPO %s: %s: %s", status.Result, status.RPO, status.Reason, status.Message)
 			}
 			checkMoved(t, shop, pod, before.Birth)
@@ -57,8 +78,18 @@ func TestCartMovesOnPurpose(t *testing.T) {
 	}
 }
 
+// handsOver has a cart's pods hand their state over by their own endpoints.
+func handsOver(meta *metav1.ObjectMeta) {
+	for annotation, path := range map[string]string{
+		v1alpha1.AnnotationStateExport: cart.StatePath, v1alpha1.AnnotationStateImport: cart.StatePath,
+		v1alpha1.AnnotationPreCheckpoint: cart.HoldPath, v1alpha1.AnnotationPostRestore: cart.GoOnPath,
+	} {
+		metav1.SetMetaDataAnnotation(meta, annotation, fmt.Sprintf("http %d%s", workload.Port, path))
+	}
+}
+
 // jobOf is the cart as a Job's pod.
-func jobOf(namespace string) client.Object {
+func jobOf(namespace string) *batchv1.Job {
 	pod := workload.Pod(namespace)
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
 	return &batchv1.Job{
@@ -123,7 +154,8 @@ func stopTime(m *v1alpha1.Migration) time.Duration {
 	return 0
 }
 
-// checkMoved says what speaks against the cart having come whole to another node.
+// checkMoved says what speaks against the cart having come whole to another node. Birth is
+// the one that it has to have yet, empty where that does not matter.
 func checkMoved(t *testing.T, shop *loss.Shop, old *corev1.Pod, birth string) {
 	t.Helper()
 	ctx := deadline(t)
@@ -154,7 +186,7 @@ func checkMoved(t *testing.T, shop *loss.Shop, old *corev1.Pod, birth string) {
 	if old != nil && (pod.UID == old.UID || pod.Spec.NodeName == old.Spec.NodeName) {
 		t.Errorf("pod %s (%s) is on node %s, where pod %s (%s) was", pod.Name, pod.UID, pod.Spec.NodeName, old.Name, old.UID)
 	}
-	if after.Birth != birth {
+	if birth != "" && after.Birth != birth {
 		t.Errorf("the cart started anew: it was born as %s and now is %s", birth, after.Birth)
 	}
 	missing := 0

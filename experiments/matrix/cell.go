@@ -86,7 +86,7 @@ func (c Cell) Excluded() string {
 	case c.Strategy == Handover && c.Application != Cart:
 		return "it has no endpoints that give its state away and take it"
 	case c.Strategy == Handover && c.Owner == StatefulSet:
-		return "the new pod has to exist beside the old one, and a StatefulSet's cannot"
+		return "a StatefulSet's pod is stopped before the new one takes its state over, which these runs do not measure"
 	case c.Strategy == Replace && c.Application != Stateless:
 		return "it would lose its state"
 	}

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -175,6 +176,16 @@ func (d *Driver) recreate(ctx context.Context, m *v1alpha1.Migration) error {
 	// Whoever may write to a Migration may not thereby have pods created elsewhere.
 	next.Namespace, next.Name = m.Namespace, m.Spec.Pod.Name
 	err := d.Client.Create(ctx, next, fieldOwner)
+	if apierrors.IsAlreadyExists(err) && m.Staged() {
+		there, readErr := d.readPod(ctx, client.ObjectKeyFromObject(next))
+		lost, lostErr := d.isLost(ctx, there)
+		if err := errors.Join(readErr, lostErr); err != nil {
+			return err
+		}
+		if lost || there == nil || there.UID == m.LostPod() {
+			return fmt.Errorf("create the successor of pod %s/%s: the former one is not gone yet", m.Namespace, m.Spec.Pod.Name)
+		}
+	}
 	if err == nil || apierrors.IsAlreadyExists(err) {
 		stamp(m, v1alpha1.PhaseCreated, time.Now())
 		return nil
@@ -216,7 +227,13 @@ func (d *Driver) successor(ctx context.Context, m *v1alpha1.Migration) (*corev1.
 	if err := d.Client.List(ctx, &migrations, client.InNamespace(m.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list migrations in %s: %w", m.Namespace, err)
 	}
-	return candidate(m, migrations.Items, pods.Items).DeepCopy(), nil
+	next := candidate(m, migrations.Items, pods.Items).DeepCopy()
+	if m.Staged() {
+		if lost, err := d.isLost(ctx, next); err != nil || lost {
+			return nil, err // the claim was taken from it
+		}
+	}
+	return next, nil
 }
 
 // follow notes the steps that the successor has completed.
@@ -246,6 +263,8 @@ func mayBeReady(m *v1alpha1.Migration) bool {
 	switch {
 	case !m.Planned():
 		return true
+	case m.Staged():
+		return imported(m) || m.RestoreCommitted() // until then it answers without its state
 	case move.Stateful(m.Spec.Strategy):
 		return m.Reached(v1alpha1.PhaseStopped)
 	}

@@ -39,7 +39,7 @@ type Verdict struct {
 // takes the moved pod's place; nil when there is none. Judge says Restored only
 // when every container of the pod that claimed the Migration was reported as
 // restored with all of its memory, none of them has been started again since, and
-// the pod is Ready.
+// the pod is Ready. Of a state that is staged see judgeImport.
 func Judge(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) Verdict {
 	deadline := deletedAt(m).Add(readyDeadline)
 	claim := m.Status.Claim
@@ -59,6 +59,9 @@ func Judge(m *v1alpha1.Migration, pod *corev1.Pod, now time.Time) Verdict {
 	case claim == nil:
 		return Verdict{Result: v1alpha1.ResultColdStarted, Reason: v1alpha1.ReasonNotAsked,
 			Message: fmt.Sprintf("pod %s was placed by %s without claiming this migration, and started anew", pod.Name, schedulerOf(pod))}
+	}
+	if m.Staged() {
+		return judgeImport(m, pod, now)
 	}
 	return judgeContainers(m, pod, now)
 }

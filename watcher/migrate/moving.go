@@ -19,7 +19,7 @@ import (
 // outlives says whether a planned move goes on when its source is lost: the pod was
 // stopped and its last generation is durable, or its successor serves in its place.
 func outlives(m *v1alpha1.Migration) bool {
-	if move.Stateful(m.Spec.Strategy) {
+	if move.StoppedBySource(m) {
 		return m.SourceStopped()
 	}
 	return m.Reached(v1alpha1.PhaseStopping)
@@ -30,7 +30,7 @@ func outlives(m *v1alpha1.Migration) bool {
 func (d *Driver) readMovesOf(ctx context.Context, pod *corev1.Pod, known []v1alpha1.Migration) error {
 	for i := range known {
 		m := &known[i]
-		if !m.Planned() || !m.Open() || m.Namespace != pod.Namespace || m.LostPod() != pod.UID && !m.ClaimedBy(pod.UID) && !waitedIn(m, pod) {
+		if !m.Planned() || !m.Open() || m.Namespace != pod.Namespace || m.LostPod() != pod.UID && !m.ClaimedBy(pod.UID) && !waitedIn(m, pod) && !losesSuccessor(m, pod) {
 			continue
 		}
 		now := &v1alpha1.Migration{}
@@ -45,8 +45,8 @@ func (d *Driver) readMovesOf(ctx context.Context, pod *corev1.Pod, known []v1alp
 }
 
 // waitsBeside is the planned move in which a pod waits to take another's place while that
-// still runs, nil where it does not. Such a pod has no state: where its node is lost it is
-// removed, and its owner makes another one.
+// still runs, or to take over its state, nil where it does not. Such a pod has no state:
+// where its node is lost it is removed, and its owner makes another one.
 func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Migration, error) {
 	var known v1alpha1.MigrationList
 	if err := d.Client.List(ctx, &known, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -62,6 +62,10 @@ func (d *Driver) waitsBeside(ctx context.Context, pod *corev1.Pod) (*v1alpha1.Mi
 			return m.DeepCopy(), nil
 		}
 		if m.Planned() && m.Open() && m.Released() && (m.ClaimedBy(pod.UID) && !outlives(m) || waitedIn(m, pod)) || waitedInVain(m, pod) {
+			return m.DeepCopy(), nil
+		}
+		// What was exported for it is still where it is kept: the next pod gets it.
+		if losesSuccessor(m, pod) {
 			return m.DeepCopy(), nil
 		}
 	}
@@ -80,13 +84,16 @@ func waitedIn(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 	return m.Status.Claim == nil && m.Status.Restore != nil && m.Status.Restore.PodUID == pod.UID
 }
 
-// removeWaiting removes a pod that waits beside another one, as its node is lost. A move
+// removeWaiting removes a pod that waits for another one's state, as its node is lost. A move
 // that may have stopped that other one cannot be given up any more: the next pod of the
 // owner is to have the state, so the claim is free for it before it is made.
 func (d *Driver) removeWaiting(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, fenced decide.Fenced) error {
 	if m.Open() && m.Reached(v1alpha1.PhaseStopping) && m.ClaimedBy(pod.UID) {
 		before := m.DeepCopy()
 		m.Status.Claim = nil
+		if m.Staged() {
+			forgetSuccessor(m)
+		}
 		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 		if err := d.Client.Status().Patch(ctx, m, patch, fieldOwner); err != nil {
 			return fmt.Errorf("take the claim on migration %s/%s from pod %s, whose node is lost: %w", m.Namespace, m.Name, pod.Name, err)

@@ -43,7 +43,9 @@ func (d *Driver) carryOut(ctx context.Context, v *move.View, step move.Step) (ti
 		stamp(m, v1alpha1.PhaseStopping, v.Now)
 	case move.NoteStopped:
 		stamp(m, v1alpha1.PhaseStopped, m.Status.Source.StoppedAt.Time)
-		m.Status.Checkpoint = m.Status.Source.Checkpoint.DeepCopy()
+		if !m.Staged() { // what the application exported is no checkpoint
+			m.Status.Checkpoint = m.Status.Source.Checkpoint.DeepCopy()
+		}
 	case move.Remove:
 		return d.removeMoved(ctx, m, v.Pod)
 	case move.Delete:

@@ -20,7 +20,7 @@ func endedUnrestored(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 	switch {
 	case m.Status.Claim == nil, m.Spec.Pod.OwnerUID == "", m.Withdrawing(), m.RestoreCommitted():
 		return false
-	case m.Planned() && (!move.Stateful(m.Spec.Strategy) || !m.Reached(v1alpha1.PhaseStopping)):
+	case m.Planned() && (!move.StoppedBySource(m) || !m.Reached(v1alpha1.PhaseStopping)):
 		return false
 	}
 	return pod == nil || !m.ClaimedBy(pod.UID) || pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed
@@ -44,6 +44,9 @@ func (d *Driver) unclaim(ctx context.Context, m *v1alpha1.Migration, pod *corev1
 		}
 	}
 	m.Status.Claim = nil
+	if m.Staged() {
+		forgetSuccessor(m)
+	}
 	return true, nil
 }
 

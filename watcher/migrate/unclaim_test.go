@@ -29,6 +29,7 @@ func TestEndedUnrestored(t *testing.T) {
 	begun := restore(v1alpha1.RestoreStatus{PodUID: "new", StartedAt: micro(4)})
 	committed := restore(v1alpha1.RestoreStatus{PodUID: "new", StartedAt: micro(4), CommittedAt: ptr.To(micro(5))})
 	committedBefore := restore(v1alpha1.RestoreStatus{PodUID: "first", StartedAt: micro(4), CommittedAt: ptr.To(micro(5))})
+	besideIt := func(m *v1alpha1.Migration) { m.Annotations = map[string]string{v1alpha1.AnnotationPodLabels: "{}"} }
 	live := v1alpha1.StrategyLive
 	for name, tc := range map[string]struct {
 		changes changes
@@ -54,7 +55,10 @@ func TestEndedUnrestored(t *testing.T) {
 		"a move that may be given up":       {changes: changes{claimed, by(live, v1alpha1.PhaseAccepted, v1alpha1.PhaseParked), parked}},
 		"a move that is given up": {changes: changes{claimed, by(live, v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping), parked,
 			func(m *v1alpha1.Migration) { m.Status.Reason = v1alpha1.ReasonSourceFailed }}},
-		"a move without state": {changes: changes{claimed, by(v1alpha1.StrategyReplace, v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping)}},
+		"a state is staged for it":       {changes: changes{claimed, by(v1alpha1.StrategyApplication, v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping), begun}, want: true},
+		"it has imported it":             {changes: changes{claimed, by(v1alpha1.StrategyApplication, v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping), committed}},
+		"its state comes from beside it": {changes: changes{claimed, by(v1alpha1.StrategyApplication, v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping), besideIt}},
+		"a move without state":           {changes: changes{claimed, by(v1alpha1.StrategyReplace, v1alpha1.PhaseAccepted, v1alpha1.PhaseStopping)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var pod *corev1.Pod

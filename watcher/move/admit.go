@@ -100,7 +100,7 @@ func before(other, m *v1alpha1.Migration) bool {
 
 // strategyNotAllowed is why the pod cannot be moved by this strategy.
 func strategyNotAllowed(v *View) string {
-	m, pod, strategy := v.Migration, v.Pod, v.Migration.Spec.Strategy
+	pod, strategy := v.Pod, v.Migration.Spec.Strategy
 	protection, err := v1alpha1.ParseAnnotations(pod.Annotations)
 	switch {
 	case err != nil:
@@ -110,13 +110,9 @@ func strategyNotAllowed(v *View) string {
 	case !protection.Protected:
 		return fmt.Sprintf("pod %s is not protected, so that it has no state to move; set its annotation %s to \"true\", or use strategy Replace", pod.Name, v1alpha1.AnnotationFailover)
 	case strategy == v1alpha1.StrategyApplication:
-		switch {
-		case protection.StateExport == nil || protection.StateImport == nil:
+		if protection.StateExport == nil || protection.StateImport == nil {
 			return fmt.Sprintf("strategy Application needs the annotations %s and %s of pod %s; set them, or use another strategy",
 				v1alpha1.AnnotationStateExport, v1alpha1.AnnotationStateImport, pod.Name)
-		case !v.Beside:
-			return fmt.Sprintf("strategy Application needs the new pod beside the old one, which is possible only for a Deployment's pod "+
-				"without a volume that one node alone may have, and pod %s is none; use another strategy", m.Spec.Pod.Name)
 		}
 	}
 	if protection.Connections == v1alpha1.ConnectionsKeep && strategy != v1alpha1.StrategyApplication {

@@ -42,7 +42,7 @@ func Next(v *View) Step {
 		return admit(v)
 	case !m.Reached(v1alpha1.PhaseStopping):
 		return beforeStop(v)
-	case Stateful(m.Spec.Strategy):
+	case StoppedBySource(m):
 		return afterStop(v)
 	default:
 		return replaced(v)
@@ -64,7 +64,7 @@ func sourceLost(v *View) bool {
 	if !v.SourceFenced || m.SourceStopped() || m.Reached(v1alpha1.PhaseDeleted) {
 		return false
 	}
-	return Stateful(m.Spec.Strategy) || !m.Reached(v1alpha1.PhaseStopping)
+	return StoppedBySource(m) || !m.Reached(v1alpha1.PhaseStopping)
 }
 
 // beforeStop is what is next of a move that can still be given up.

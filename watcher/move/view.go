@@ -126,6 +126,10 @@ func Stateful(strategy v1alpha1.Strategy) bool {
 	return strategy == v1alpha1.StrategyCold || strategy == v1alpha1.StrategyWarm || strategy == v1alpha1.StrategyLive
 }
 
+// StoppedBySource says whether the source stops the pod and says so, as it does where state
+// goes on from there: in a checkpoint, or in one that the application has exported.
+func StoppedBySource(m *v1alpha1.Migration) bool { return Stateful(m.Spec.Strategy) || m.Staged() }
+
 // Deadline is when a move that has not stopped the pod by then is given up.
 func Deadline(m *v1alpha1.Migration) time.Time {
 	limit := time.Duration(m.Spec.DeadlineSeconds) * time.Second
