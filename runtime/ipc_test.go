@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,19 +111,7 @@ func (s *checkpointer) takeSystemV(t *testing.T, program string, spec nodetest.S
 	if err := source.In(unix.CLONE_NEWIPC, func() error { return client.RemoveIPC(others) }); err != nil {
 		t.Fatal(err)
 	}
-	dump, err := s.engine.Checkpoint(context.Background(), criu.PodTarget{
-		Namespace: "default", Name: source.Name, UID: source.UID, EmptyDirs: source.EmptyDirs, ShmDir: source.Shm, Hostname: source.Name,
-		Containers: []criu.Target{{
-			Container: client.Container{ID: c.ID, Name: c.Name}, Pid: c.Pid(t), BundleDir: c.Bundle, RuncStateDir: filepath.Join(nodetest.RuncRoot, c.ID),
-		}},
-	}, s.dir, false)
-	if err == nil {
-		defer dump.Close()
-		err = s.memory.Take(dump.Memory)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.dump(t, source, c)
 	c.Delete(t)
 	imaged, err := criu.IPCObjects(filepath.Join(s.dir, "main", criu.ImagesDir))
 	if err != nil || len(imaged) != 7 {

@@ -207,6 +207,18 @@ func (s *checkpointer) takeCheckpoint(t *testing.T, program string) {
 	}
 	visit(t, source)
 	visit(t, source)
+	s.dump(t, source, c)
+	if err := c.Runtime(program, "delete", "--force", c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := registered("c1"); !os.IsNotExist(err) {
+		t.Errorf("the registration after delete: %v", err)
+	}
+}
+
+// dump takes the checkpoint of a pod's one container into the checkpointer's folder.
+func (s *checkpointer) dump(t *testing.T, source *nodetest.Pod, c *nodetest.Container) {
+	t.Helper()
 	dump, err := s.engine.Checkpoint(context.Background(), criu.PodTarget{
 		Namespace: "default", Name: source.Name, UID: source.UID, EmptyDirs: source.EmptyDirs, ShmDir: source.Shm, Hostname: source.Name,
 		Containers: []criu.Target{{
@@ -219,12 +231,6 @@ func (s *checkpointer) takeCheckpoint(t *testing.T, program string) {
 	}
 	if err != nil {
 		t.Fatal(err)
-	}
-	if err := c.Runtime(program, "delete", "--force", c.ID); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := registered("c1"); !os.IsNotExist(err) {
-		t.Errorf("the registration after delete: %v", err)
 	}
 }
 

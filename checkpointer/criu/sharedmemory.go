@@ -440,13 +440,14 @@ func (o *sharedObject) place(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	var err error
-	switch asIs := len(memory.Subtract(o.present, o.ahead)) == 0 && len(memory.Subtract(o.ahead, o.present)) == 0; {
-	case o.base != nil:
+	if o.base != nil {
 		return os.Rename(o.copy.Name(), path)
+	}
+	var err error
+	switch {
 	case o.copy == nil:
 		err = o.write(path)
-	case asIs:
+	case len(memory.Subtract(o.present, o.ahead)) == 0 && len(memory.Subtract(o.ahead, o.present)) == 0:
 		err = os.Rename(o.copy.Name(), path)
 	default:
 		err = errors.Join(o.write(path), os.Remove(o.copy.Name()))
